@@ -1,0 +1,229 @@
+"""Acts: what a change does besides writing rows. They travel in the part of acts.
+
+Membership, schema and epoch live in the same hash-linked history as the rows, and
+everything about them is decided from that signed past alone (D21).
+
+Source:
+    Protocol spec section 9, rules ACT-1 to ACT-3 and MEM-1 to MEM-5.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from klal.errors import MalformedError
+from klal.model.codec import (
+    ACTS_SIZE_MAX,
+    COLUMN_ID_SIZE,
+    EPOCH_MAX,
+    HASH_SIZE,
+    NAME_LENGTH_MAX,
+    SALT_SIZE,
+    SIGNATURE_SIZE,
+    TABLE_ID_SIZE,
+    UNIX_MS_MAX,
+    pack,
+    tagged_hash,
+    unpack,
+)
+from klal.model.keys import MEMBER_ID_SIZE, SigningKey, check_signature
+from klal.model.schema import Column, TableDefinition, check_column, check_definition
+
+ACT_COUNT_MAX = 4096
+
+
+class _Act(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
+    """Common form of all acts: a msgpack array that begins with the act's name."""
+
+
+class Policy(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What an epoch is judged by.
+
+    Shape:
+        invited_by: "member" (any) or "steward".
+        not_after_ms: declared end of the epoch, where order stamps are clamped (D9).
+    """
+
+    invited_by: str = "member"
+    not_after_ms: int = UNIX_MS_MAX
+
+
+class Genesis(_Act, frozen=True, tag="genesis"):
+    """The one origin. Its hash is the space's id (W1)."""
+
+    space_name: str
+    founder: bytes
+    founder_name: str
+    nonce: bytes
+    policy: Policy
+
+    @property
+    def space_id(self) -> bytes:
+        """Return the 32 bytes that name the space."""
+        return tagged_hash("klal/space/1", pack(self))
+
+
+class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A member's signed word that holders of a ticket may join.
+
+    Shape:
+        ticket_id: public half of the ticket's own Ed25519 key.
+        use_count_max: how many members it is meant for; over-use is listed, not refused.
+    """
+
+    inviter: bytes
+    ticket_id: bytes
+    use_count_max: int
+    signature: bytes
+
+    def check(self, space_id: bytes) -> None:
+        """Return if the inviter signed it.
+
+        Raises:
+            SignatureError: MEM-2.
+        """
+        uses = self.use_count_max.to_bytes(4, "big")
+        check_signature(self.inviter, self.signature, "invitation", _INVITE_TAG, space_id, self.ticket_id, uses)
+
+
+class Invite(_Act, frozen=True, tag="invite"):
+    """The record of a ticket handed out."""
+
+    invitation: Invitation
+
+
+class Join(_Act, frozen=True, tag="join"):
+    """A new member, by an invitation and the ticket's secret.
+
+    It carries the invitation whole, so that it can be judged by anybody who knows the
+    inviter, in whatever order things arrive.
+    """
+
+    member: bytes
+    name: str
+    invitation: Invitation
+    signature: bytes
+
+    def check(self, space_id: bytes) -> None:
+        """Return if the inviter invited, and the ticket's holder named this member.
+
+        Raises:
+            SignatureError: MEM-2.
+        """
+        self.invitation.check(space_id)
+        ticket_id = self.invitation.ticket_id
+        check_signature(
+            ticket_id, self.signature, f"join of {self.name!r:.40}", _JOIN_TAG, space_id, self.member, self.name.encode()
+        )
+
+
+class CreateTable(_Act, frozen=True, tag="table"):
+    """CREATE TABLE, as data."""
+
+    definition: TableDefinition
+
+
+class AddColumn(_Act, frozen=True, tag="column"):
+    """ALTER TABLE ADD COLUMN, as data. It writes no rows."""
+
+    table_id: bytes
+    column: Column
+
+
+class Close(_Act, frozen=True, tag="close"):
+    """A member's word: I have nothing more to add to this epoch."""
+
+    epoch: int
+
+
+Act = Genesis | Invite | Join | CreateTable | AddColumn | Close
+
+_INVITE_TAG = "klal/invite/1"
+_JOIN_TAG = "klal/join/1"
+
+
+def make_invitation(key: SigningKey, space_id: bytes, ticket_id: bytes, use_count_max: int) -> Invitation:
+    """Return an invitation signed by `key`."""
+    uses = use_count_max.to_bytes(4, "big")
+    return Invitation(
+        key.member_id, ticket_id, use_count_max, key.sign(_INVITE_TAG, space_id, ticket_id, uses)
+    )
+
+
+def make_join(ticket_key: SigningKey, space_id: bytes, member: bytes, name: str, invitation: Invitation) -> Join:
+    """Return the join of `member`, signed with the ticket's secret."""
+    return Join(member, name, invitation, ticket_key.sign(_JOIN_TAG, space_id, member, name.encode()))
+
+
+def encode_acts(acts: tuple[Act, ...], salt: bytes) -> bytes:
+    """Return the part of acts: 16 random bytes, then the acts.
+
+    Raises:
+        ValueError: A salt of another size.
+    """
+    if len(salt) != SALT_SIZE:
+        raise ValueError(f"salt has {len(salt)} bytes, want {SALT_SIZE}")
+    return salt + pack(acts)
+
+
+def decode_acts(part: bytes) -> tuple[Act, ...]:
+    """Return the acts in a part, each field within its bounds.
+
+    Raises:
+        MalformedError: ACT-1, or the rule of the field.
+    """
+    if len(part) < SALT_SIZE:
+        raise MalformedError(f"part of acts has {len(part)} bytes, want at least {SALT_SIZE}", rule="ACT-1")
+    acts: tuple[Act, ...] = unpack(part[SALT_SIZE:], tuple[Act, ...], "part of acts", ACTS_SIZE_MAX)  # type: ignore[arg-type]
+    if len(acts) > ACT_COUNT_MAX:
+        raise MalformedError(f"part of acts has {len(acts)} acts, want at most {ACT_COUNT_MAX}", rule="ACT-1")
+    for act in acts:
+        _check_act(act)
+    return acts
+
+
+def _check_act(act: Act) -> None:
+    match act:
+        case Genesis():
+            _check_name(act.space_name)
+            _check_name(act.founder_name)
+            _check_size(act.founder, MEMBER_ID_SIZE, "founder")
+            _check_size(act.nonce, HASH_SIZE, "nonce")
+            if act.policy.invited_by not in ("member", "steward") or not 0 <= act.policy.not_after_ms <= UNIX_MS_MAX:
+                raise MalformedError("genesis has a policy out of bounds", rule="ACT-2")
+        case Invite():
+            _check_invitation(act.invitation)
+        case Join():
+            _check_name(act.name)
+            _check_size(act.member, MEMBER_ID_SIZE, "member")
+            _check_size(act.signature, SIGNATURE_SIZE, "signature")
+            _check_invitation(act.invitation)
+        case CreateTable():
+            check_definition(act.definition)
+        case AddColumn():
+            _check_size(act.table_id, TABLE_ID_SIZE, "table id")
+            check_column(act.column)
+        case Close():
+            if not 0 <= act.epoch <= EPOCH_MAX:
+                raise MalformedError(f"close names epoch {act.epoch}", rule="ACT-2")
+
+
+def _check_invitation(invitation: Invitation) -> None:
+    _check_size(invitation.inviter, MEMBER_ID_SIZE, "inviter")
+    _check_size(invitation.ticket_id, MEMBER_ID_SIZE, "ticket id")
+    _check_size(invitation.signature, SIGNATURE_SIZE, "signature")
+    if not 1 <= invitation.use_count_max < 1 << 31:
+        raise MalformedError(f"invitation is for {invitation.use_count_max} members", rule="ACT-2")
+
+
+def _check_name(name: str) -> None:
+    if not 0 < len(name) <= NAME_LENGTH_MAX or not name.isprintable():
+        raise MalformedError(f"name {name!r:.40} is empty, too long or not printable", rule="ACT-2")
+
+
+def _check_size(value: bytes, size: int, what: str) -> None:
+    if len(value) != size:
+        raise MalformedError(f"{what} has {len(value)} bytes, want {size}", rule="ACT-2")
+
+
+assert COLUMN_ID_SIZE <= HASH_SIZE

@@ -1,0 +1,178 @@
+"""A certificate: the hashed body that proves an epoch complete, and its witness.
+
+The body is a pure function of the epoch's cut: whoever computes it gets the same bytes.
+The witness beside it is not hashed: each counted member's Close, under a seal, so that
+a stranger with nothing but this file can check who signed for what.
+
+Law: `check_certificate(encode(c))` returns for a true certificate; any changed byte raises.
+
+Source:
+    Protocol spec section 13, rules CRT-1 to CRT-5.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from klal.errors import LinkError, MalformedError
+from klal.model.acts import Close, decode_acts
+from klal.model.codec import HASH_SIZE, pack, tagged_hash, tree_leaf, tree_root, unpack
+from klal.model.frontier import Frontier, Head
+from klal.model.header import ACTS_TABLE, Header, header_hash
+from klal.model.keys import log_id_of
+from klal.model.payload import part_root
+from klal.model.seal import Seal
+
+MAGIC = b"klal certificate 1\n"
+CERTIFICATE_SIZE_MAX = 1 << 28
+
+
+class MemberName(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A member as the certificate names it."""
+
+    member_id: bytes
+    name: str
+
+
+class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What is hashed.
+
+    Shape:
+        previous: hash of the certificate of the epoch before, or 32 zero bytes.
+        history_root: root of the trie over the cut (FRN-3).
+        rows_root: root over all rows of all tables as of the cut (CRT-3).
+        change_count, payload_size: of the whole cut, earlier epochs included.
+        members_root: RFC 6962 tree over the counted members' ids, ascending.
+        joined: members counted here and not in the epoch before.
+        retired: members gone on without, with the reason; never empty in grade "without".
+    """
+
+    version: int
+    space_id: bytes
+    epoch: int
+    previous: bytes
+    history_root: bytes
+    rows_root: bytes
+    change_count: int
+    payload_size: int
+    row_count: int
+    members_root: bytes
+    member_count: int
+    joined: tuple[MemberName, ...]
+    retired: tuple[tuple[bytes, str], ...] = ()
+
+    @property
+    def hash(self) -> bytes:
+        """Return the hash that names this certificate everywhere."""
+        return tagged_hash("klal/certificate/1", pack(self))
+
+
+class CutHead(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One log of the cut."""
+
+    log_id: bytes
+    length: int
+    head_hash: bytes
+
+
+class Witness(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One counted member's Close: its header, its acts, and the seal exactly at it."""
+
+    member: MemberName
+    incarnation: bytes
+    header: bytes
+    acts: bytes
+    signature: bytes
+
+
+class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Body, cut and witness: the file a stranger can check.
+
+    Shape:
+        cut: ascending by log id.
+        witness: one per counted member, ascending by member id.
+    """
+
+    body: Body
+    cut: tuple[CutHead, ...]
+    witness: tuple[Witness, ...]
+
+    @property
+    def epoch(self) -> int:
+        """Return the number of the epoch."""
+        return self.body.epoch
+
+    @property
+    def hash(self) -> bytes:
+        """Return the hash of the body."""
+        return self.body.hash
+
+    @property
+    def grade(self) -> str:
+        """Return "complete", or "without" when somebody was gone on without."""
+        return "without" if self.body.retired else "complete"
+
+    def frontier(self) -> Frontier:
+        """Return the cut as a frontier."""
+        return Frontier({head.log_id: Head(head.length, head.head_hash) for head in self.cut})
+
+    def encode(self) -> bytes:
+        """Return the certificate as the bytes of its file."""
+        return MAGIC + pack(self)
+
+
+def members_root(member_ids: list[bytes]) -> bytes:
+    """Return the RFC 6962 root over member ids, ascending."""
+    return tree_root([tree_leaf(member_id) for member_id in sorted(member_ids)])
+
+
+def check_certificate(data: bytes) -> Certificate:
+    """Return the certificate in `data` if everything it says about itself holds.
+
+    It proves that every counted member signed the Close of this epoch over a history
+    whose root is in the body. It cannot prove that nobody kept a change to themselves.
+
+    Raises:
+        RefusedError: CRT-1 to CRT-5, at the first thing that does not hold.
+    """
+    if not data.startswith(MAGIC):
+        raise MalformedError("this is not a certificate: its first line is another", rule="CRT-1")
+    certificate = unpack(data[len(MAGIC) :], Certificate, "certificate", CERTIFICATE_SIZE_MAX)
+    body = certificate.body
+    sizes = (body.space_id, body.previous, body.history_root, body.rows_root, body.members_root)
+    if body.version != 1 or any(len(field) != HASH_SIZE for field in sizes):
+        raise MalformedError("certificate has a version or a field that is not of this format", rule="CRT-1")
+    if any(head.length < 1 or len(head.log_id) != HASH_SIZE or len(head.head_hash) != HASH_SIZE for head in certificate.cut):
+        raise MalformedError("certificate has a cut with a field out of bounds", rule="CRT-1")
+    log_ids = [head.log_id for head in certificate.cut]
+    member_ids = [witness.member.member_id for witness in certificate.witness]
+    if log_ids != sorted(set(log_ids)) or member_ids != sorted(set(member_ids)):
+        raise MalformedError("certificate's cut or witness is not in strict order", rule="CRT-1")
+    frontier = certificate.frontier()
+    if frontier.root() != body.history_root or frontier.change_count != body.change_count:
+        raise LinkError("certificate's cut does not give its history root", rule="CRT-2")
+    if members_root(member_ids) != body.members_root or len(member_ids) != body.member_count:
+        raise LinkError("certificate's witness does not give its members root", rule="CRT-4")
+    if not {joined.member_id for joined in body.joined} <= set(member_ids):
+        raise LinkError("certificate names a joined member that it does not count", rule="CRT-4")
+    for witness in certificate.witness:
+        _check_witness(body, frontier, witness)
+    return certificate
+
+
+def _check_witness(body: Body, frontier: Frontier, witness: Witness) -> None:
+    """Return if this member signed a Close of this epoch inside the cut (CRT-5)."""
+    who = f"close by {witness.member.name!r:.40}"
+    header = Header.decode(witness.header)
+    parts = {part.table_id: part.root for part in header.parts}
+    if parts.get(ACTS_TABLE) != part_root(witness.acts):
+        raise LinkError(f"{who}: its acts are not those of its header", rule="CRT-5")
+    if not any(isinstance(act, Close) and act.epoch == body.epoch for act in decode_acts(witness.acts)):
+        raise LinkError(f"{who} does not close epoch {body.epoch}", rule="CRT-5")
+    log_id = log_id_of(body.space_id, witness.member.member_id, witness.incarnation)
+    if frontier.length(log_id) <= header.seq:
+        raise LinkError(f"{who} lies outside the cut", rule="CRT-5")
+    hashed = header_hash(body.space_id, witness.header)
+    if frontier.length(log_id) == header.seq + 1 and frontier.heads[log_id].head_hash != hashed:
+        raise LinkError(f"{who} is not the head that the cut names", rule="CRT-5")
+    Seal(log_id, header.seq + 1, hashed, witness.signature).check(body.space_id, witness.member.member_id)

@@ -1,0 +1,142 @@
+"""The header of a change: small, hash-linked, kept by every replica for ever.
+
+A header carries no signature and no log name. The first header's backlink *is* the
+log's id, and the id hashes space, member and incarnation, so a header hash stands for
+all of them. A seal over the newest header then signs the whole log.
+
+Law: `Header.decode(h.encode()) == h`; no two byte strings decode to equal headers.
+
+Source:
+    Protocol spec section 5 (layout drawn there), rules HDR-1 to HDR-6.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from hashlib import sha256
+
+from klal.errors import MalformedError
+from klal.model.codec import (
+    EPOCH_MAX,
+    HASH_SIZE,
+    HEADER_SIZE_MAX,
+    PART_COUNT_MAX,
+    PART_SIZE_MAX,
+    PAST_COUNT_MAX,
+    SEQ_MAX,
+    TABLE_ID_SIZE,
+    UNIX_MS_MAX,
+)
+
+HEADER_VERSION = 1
+NO_CERTIFICATE = bytes(HASH_SIZE)
+ACTS_TABLE = bytes(TABLE_ID_SIZE)  # The part of membership, schema and epoch acts: every scope holds it.
+
+# version, past_count, part_count, spare, epoch, seq, unix_ms (48 bits) << 16 | counter, backlink, certificate
+_FIXED = struct.Struct(">BBBBIQQ32s32s")
+_PART = struct.Struct(">16s32sQI")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a header commits to, per table: the payload's root and sizes.
+
+    Shape:
+        table_id: 16 bytes; all zero is the part of acts.
+        root: 32 bytes, the hash tree over the part's slices.
+        size: bytes as stored and sent, salt included.
+        row_count: row writes in it (acts, in the part of acts).
+    """
+
+    table_id: bytes
+    root: bytes
+    size: int
+    row_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One committed transaction, without its rows.
+
+    Shape:
+        seq: position in its log, from 0.
+        unix_ms, counter: the writer's hybrid logical clock; an annotation, never trusted (D9).
+        backlink: hash of the previous header, or the log id at seq 0.
+        certificate: newest certificate in the past, or 32 zero bytes.
+        past: at most 16 header hashes of other logs, ascending, that the writer had applied.
+        parts: one per table, ascending by table id.
+    """
+
+    seq: int
+    epoch: int
+    unix_ms: int
+    counter: int
+    backlink: bytes
+    certificate: bytes
+    past: tuple[bytes, ...]
+    parts: tuple[Part, ...]
+
+    def encode(self) -> bytes:
+        """Return the one byte form of this header."""
+        clock = self.unix_ms << 16 | self.counter
+        fixed = _FIXED.pack(
+            HEADER_VERSION,
+            len(self.past),
+            len(self.parts),
+            0,
+            self.epoch,
+            self.seq,
+            clock,
+            self.backlink,
+            self.certificate,
+        )
+        parts = [_PART.pack(part.table_id, part.root, part.size, part.row_count) for part in self.parts]
+        return b"".join((fixed, *self.past, *parts))
+
+    @staticmethod
+    def decode(data: bytes) -> Header:
+        """Return the header that `data` spells.
+
+        Raises:
+            MalformedError: HDR-1 to HDR-5, in the order of the layout.
+        """
+        if not _FIXED.size <= len(data) <= HEADER_SIZE_MAX:
+            raise MalformedError(
+                f"header has {len(data)} bytes, want {_FIXED.size} to {HEADER_SIZE_MAX}", rule="HDR-1"
+            )
+        version, past_count, part_count, spare, epoch, seq, clock, backlink, certificate = _FIXED.unpack_from(data)
+        if version != HEADER_VERSION:
+            raise MalformedError(f"header has version {version}, want {HEADER_VERSION}", rule="HDR-2")
+        if past_count > PAST_COUNT_MAX or part_count > PART_COUNT_MAX or spare:
+            raise MalformedError(f"header counts {past_count}, {part_count}, {spare} are out of bounds", rule="HDR-3")
+        past_end = _FIXED.size + past_count * HASH_SIZE
+        if len(data) != past_end + part_count * _PART.size:
+            raise MalformedError(f"header has {len(data)} bytes, its counts say otherwise", rule="HDR-1")
+        if seq > SEQ_MAX or epoch > EPOCH_MAX:
+            raise MalformedError(f"seq {seq} or epoch {epoch} is out of bounds", rule="HDR-3")
+        past = tuple(data[i : i + HASH_SIZE] for i in range(_FIXED.size, past_end, HASH_SIZE))
+        parts = tuple(Part(*_PART.unpack_from(data, i)) for i in range(past_end, len(data), _PART.size))
+        # Ascending order admits one spelling only, and makes repeats visible.
+        if list(past) != sorted(set(past)):
+            raise MalformedError("past hashes are not strictly ascending", rule="HDR-4")
+        tables = [part.table_id for part in parts]
+        if tables != sorted(set(tables)):
+            raise MalformedError("parts are not strictly ascending", rule="HDR-5")
+        for part in parts:
+            if not 0 < part.size <= PART_SIZE_MAX:
+                raise MalformedError(f"part has {part.size} bytes, want 1 to {PART_SIZE_MAX}", rule="HDR-3")
+        return Header(seq, epoch, clock >> 16, clock & 0xFFFF, backlink, certificate, past, parts)
+
+    @property
+    def payload_size(self) -> int:
+        """Bytes of all parts together."""
+        return sum(part.size for part in self.parts)
+
+
+def header_hash(space_id: bytes, data: bytes) -> bytes:
+    """Return the hash of a header's bytes as received (HDR-6), bound to its space."""
+    return sha256(b"klal/header/1\0" + space_id + data).digest()
+
+
+assert UNIX_MS_MAX < 1 << 48, "unix_ms and counter share eight bytes"

@@ -1,0 +1,196 @@
+"""Row writes as bytes: one part per table, made of columnar segments.
+
+A part is 16 random bytes and then segments. A segment holds up to 16k writes of one
+kind over one set of columns; its key columns are a section of their own, because a
+merge that meets no concurrent work needs nothing but keys. The hash tree runs over
+fixed slices of the part's bytes, so transfer can stop and go on anywhere and a segment
+may be as large as its largest row.
+
+Law: `decode_part(encode_part(w)) == w` up to how writes are grouped in segments.
+
+Source:
+    Protocol spec section 11, rules PAY-1 to PAY-6.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import msgspec
+
+from klal.errors import MalformedError
+from klal.model.codec import (
+    COLUMN_ID_SIZE,
+    SALT_SIZE,
+    SEGMENT_COLUMN_COUNT_MAX,
+    SEGMENT_PLAIN_SIZE_MAX,
+    SEGMENT_ROW_COUNT_MAX,
+    SLICE_SIZE,
+    compress,
+    decompress,
+    tree_leaf,
+    tree_root,
+)
+from klal.model.schema import Key, Value
+
+# kind, flags, column_count, row_count, then plain and stored size of keys and of values
+_SEGMENT = struct.Struct(">BBHIIIII")
+_LIVES = 1
+_KEYS_COMPRESSED = 2
+_VALUES_COMPRESSED = 4
+# Below this a zstd frame costs more than it saves, in bytes and in time.
+_COMPRESS_MIN_SIZE = 256
+_KEY_COUNT_MAX = 64
+
+_VALUE_TYPES = {type(None), int, float, str, bytes}
+_encode = msgspec.msgpack.Encoder().encode
+_decode_columns = msgspec.msgpack.Decoder(list[list[Value]]).decode  # type: ignore[var-annotated]
+
+
+class Kind(IntEnum):
+    """What a row write does."""
+
+    INSERT = 1
+    UPDATE = 2
+    DELETE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Writes of one kind over one set of columns.
+
+    Shape:
+        columns: 8-byte ids of the written, non-key columns; empty for deletes.
+        keys: one tuple per row.
+        values: one list per entry of `columns`, each as long as `keys`.
+        lives: one int per row, or None when every row is in its first life.
+    """
+
+    kind: Kind
+    columns: tuple[bytes, ...]
+    keys: Sequence[Key]
+    values: Sequence[Sequence[Value]]
+    lives: Sequence[int] | None = None
+
+    def life(self, row: int) -> int:
+        """Return the life that row `row` is written in."""
+        return 1 if self.lives is None else self.lives[row]
+
+
+def encode_segment(segment: Segment) -> bytes:
+    """Return the bytes of one segment (layout PAY-2)."""
+    flags = 0
+    key_columns: list[Sequence[Value]] = list(zip(*segment.keys, strict=True))
+    if segment.lives is not None:
+        key_columns.append(segment.lives)
+        flags |= _LIVES
+    keys = keys_stored = _encode(key_columns)
+    if len(keys) >= _COMPRESS_MIN_SIZE:
+        keys_stored = compress(keys)
+        flags |= _KEYS_COMPRESSED
+    values = values_stored = _encode(segment.values)
+    if len(values) >= _COMPRESS_MIN_SIZE:
+        values_stored = compress(values)
+        flags |= _VALUES_COMPRESSED
+    head = _SEGMENT.pack(
+        segment.kind,
+        flags,
+        len(segment.columns),
+        len(segment.keys),
+        len(keys),
+        len(keys_stored),
+        len(values),
+        len(values_stored),
+    )
+    return b"".join((head, *segment.columns, keys_stored, values_stored))
+
+
+def decode_segments(part: bytes) -> Iterator[Segment]:
+    """Yield the segments of a part, each bounded and checked before it is given out.
+
+    Raises:
+        MalformedError: PAY-2 to PAY-5, at the segment that breaks it.
+    """
+    position = SALT_SIZE
+    if len(part) <= SALT_SIZE:
+        raise MalformedError(f"part has {len(part)} bytes, want more than {SALT_SIZE}", rule="PAY-1")
+    while position < len(part):
+        segment, position = _decode_segment(part, position)
+        yield segment
+
+
+def _decode_segment(part: bytes, start: int) -> tuple[Segment, int]:
+    columns_start = start + _SEGMENT.size
+    if columns_start > len(part):
+        raise MalformedError("segment header is cut short", rule="PAY-2")
+    kind, flags, column_count, row_count, keys_plain, keys_size, values_plain, values_size = _SEGMENT.unpack_from(
+        part, start
+    )
+    if kind not in (1, 2, 3) or flags > (_LIVES | _KEYS_COMPRESSED | _VALUES_COMPRESSED):
+        raise MalformedError(f"segment has kind {kind} and flags {flags}", rule="PAY-2")
+    if column_count > SEGMENT_COLUMN_COUNT_MAX or not 0 < row_count <= SEGMENT_ROW_COUNT_MAX:
+        raise MalformedError(f"segment has {column_count} columns, {row_count} rows", rule="PAY-3")
+    if max(keys_plain, values_plain) > SEGMENT_PLAIN_SIZE_MAX:
+        raise MalformedError(f"segment states {keys_plain} and {values_plain} plain bytes", rule="PAY-3")
+    keys_start = columns_start + column_count * COLUMN_ID_SIZE
+    values_start = keys_start + keys_size
+    end = values_start + values_size
+    if end > len(part):
+        raise MalformedError("segment is cut short", rule="PAY-2")
+    columns = tuple(part[i : i + COLUMN_ID_SIZE] for i in range(columns_start, keys_start, COLUMN_ID_SIZE))
+    if len(set(columns)) != len(columns):
+        raise MalformedError("segment writes a column twice", rule="PAY-4")
+    key_columns = _decode_section(
+        part[keys_start:values_start], keys_plain, row_count, compressed=bool(flags & _KEYS_COMPRESSED)
+    )
+    lives = key_columns.pop() if flags & _LIVES and key_columns else None
+    if lives is not None and not all(type(life) is int and 0 < life < 1 << 53 for life in lives):
+        raise MalformedError("segment has a life that is no positive number", rule="PAY-4")
+    if not 0 < len(key_columns) <= _KEY_COUNT_MAX:
+        raise MalformedError(f"segment has {len(key_columns)} key columns", rule="PAY-4")
+    values = _decode_section(
+        part[values_start:end], values_plain, row_count, compressed=bool(flags & _VALUES_COMPRESSED)
+    )
+    if len(values) != column_count or (kind == Kind.DELETE and column_count):
+        raise MalformedError(f"segment has {len(values)} value columns, want {column_count}", rule="PAY-4")
+    keys = list(zip(*key_columns, strict=True))
+    return Segment(Kind(kind), columns, keys, values, lives), end  # type: ignore[arg-type]
+
+
+def _decode_section(stored: bytes, plain_size: int, row_count: int, *, compressed: bool) -> list[list[Value]]:
+    if not compressed and len(stored) != plain_size:
+        raise MalformedError(f"section has {len(stored)} bytes, want {plain_size}", rule="PAY-2")
+    plain = decompress(stored, plain_size) if compressed else stored
+    try:
+        columns = _decode_columns(plain)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
+        raise MalformedError(f"section cannot be decoded: {error}", rule="PAY-5") from error
+    for column in columns:
+        if len(column) != row_count:
+            raise MalformedError(f"column has {len(column)} values, want {row_count}", rule="PAY-5")
+        for kind in set(map(type, column)):
+            if kind not in _VALUE_TYPES:
+                raise MalformedError(f"column has a value of type {kind.__name__}", rule="PAY-5")
+            if kind is int and any(type(value) is int and not -(1 << 63) <= value < 1 << 63 for value in column):
+                raise MalformedError("column has an integer beyond 64 bits", rule="PAY-5")
+            if kind is float and any(value != value for value in column):  # noqa: PLR0124 - NaN alone differs from itself
+                raise MalformedError("column has a NaN, which SQLite cannot hold", rule="PAY-5")
+    return columns
+
+
+def slices_of(part: bytes) -> Iterable[bytes]:
+    """Yield the fixed slices that a part is hashed, stored and sent in."""
+    return (part[i : i + SLICE_SIZE] for i in range(0, len(part), SLICE_SIZE))
+
+
+def part_leaves(part: bytes) -> list[bytes]:
+    """Return the leaf hash of each slice, in order."""
+    return [tree_leaf(piece) for piece in slices_of(part)]
+
+
+def part_root(part: bytes) -> bytes:
+    """Return what a header commits to for this part (PAY-6)."""
+    return tree_leaf(part) if len(part) <= SLICE_SIZE else tree_root(part_leaves(part))

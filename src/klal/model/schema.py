@@ -1,0 +1,148 @@
+"""Tables as data: what travels instead of SQL text.
+
+A table's id hashes its definition, and a column's id hashes its table and definition,
+so two members who declare the same thing apart have declared one thing. Names are data
+and may change without touching rows that were written long ago.
+
+Source:
+    Protocol spec section 10, rules SCH-1 to SCH-5.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from klal.errors import MalformedError
+from klal.model.codec import (
+    COLUMN_ID_SIZE,
+    NAME_LENGTH_MAX,
+    SEGMENT_COLUMN_COUNT_MAX,
+    TABLE_ID_SIZE,
+    pack,
+    tagged_hash,
+)
+
+Value = None | int | float | str | bytes
+Key = tuple[Value, ...]
+
+# Functions that may stand in a DEFAULT. They are evaluated by the writer alone; what
+# travels is the value, so they need not be deterministic.
+DEFAULT_FUNCTIONS = ("klal_id", "current_timestamp", "current_date", "current_time")
+_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*(\([0-9]+(, ?[0-9]+)?\))?|")
+_COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
+
+
+class Default(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A column's DEFAULT: a literal, or the name of an allowed function."""
+
+    literal: Value = None
+    function: str = ""
+
+
+class Column(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One column as declared.
+
+    Shape:
+        type: the declared type as written, upper case; it decides the affinity.
+        default: None when no DEFAULT was written.
+    """
+
+    name: str
+    type: str
+    not_null: bool = False
+    default: Default | None = None
+    collation: str = "BINARY"
+
+
+class TableDefinition(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One table as declared by CREATE TABLE.
+
+    Shape:
+        key: names of the primary key columns, in key order.
+        follows: id of the dropped table that this one replaces, or empty (D11).
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    strict: bool = False
+    without_rowid: bool = False
+    follows: bytes = b""
+
+    @property
+    def table_id(self) -> bytes:
+        """Return the 16 bytes that name this table everywhere (SCH-1)."""
+        return tagged_hash("klal/table/1", pack(self))[:TABLE_ID_SIZE]
+
+
+def column_id_of(table_id: bytes, column: Column) -> bytes:
+    """Return the 8 bytes that name this column everywhere (SCH-2)."""
+    return tagged_hash("klal/column/1", table_id, pack(column))[:COLUMN_ID_SIZE]
+
+
+def check_column(column: Column) -> None:
+    """Return if a foreign column can be declared here with no risk (SCH-4, T38).
+
+    Raises:
+        MalformedError: SCH-4, naming the field. Types are a small grammar and defaults
+            literals or listed functions, so that no SQL text of a peer is ever run.
+    """
+    if not 0 < len(column.name) <= NAME_LENGTH_MAX or "\0" in column.name:
+        raise MalformedError(f"column name {column.name!r:.40} is not usable", rule="SCH-4")
+    if not column.type.isascii() or not _TYPE.fullmatch(column.type):
+        raise MalformedError(f"type {column.type!r:.40} of column {column.name!r:.40} is not allowed", rule="SCH-4")
+    if column.collation not in _COLLATIONS:
+        raise MalformedError(f"collation {column.collation!r:.40} is not allowed", rule="SCH-4")
+    default = column.default
+    if default is not None and default.function and (
+        default.function not in DEFAULT_FUNCTIONS or default.literal is not None
+    ):
+        raise MalformedError(f"default function {default.function!r:.40} is not allowed", rule="SCH-4")
+
+
+def check_definition(definition: TableDefinition) -> None:
+    """Return if a foreign table can be declared here with no risk (SCH-4).
+
+    Raises:
+        MalformedError: SCH-4.
+    """
+    name = definition.name
+    if not 0 < len(name) <= NAME_LENGTH_MAX or "\0" in name or is_reserved(name):
+        raise MalformedError(f"table name {name!r:.40} is not usable", rule="SCH-4")
+    if not 0 < len(definition.columns) <= SEGMENT_COLUMN_COUNT_MAX:
+        raise MalformedError(f"table {name!r:.40} has {len(definition.columns)} columns", rule="SCH-4")
+    for column in definition.columns:
+        check_column(column)
+    folded = [column.name.casefold() for column in definition.columns]
+    if len(set(folded)) != len(folded):
+        raise MalformedError(f"table {name!r:.40} names a column twice", rule="SCH-4")
+    names = {column.name for column in definition.columns}
+    if not definition.key or len(set(definition.key)) != len(definition.key) or not names.issuperset(definition.key):
+        raise MalformedError(f"table {name!r:.40} has no usable primary key", rule="SCH-4")
+    if len(definition.follows) not in (0, TABLE_ID_SIZE):
+        raise MalformedError(f"table {name!r:.40} follows an id of a wrong size", rule="SCH-4")
+
+
+def is_reserved(table_name: str) -> bool:
+    """True for names that belong to SQLite or to klal (T41)."""
+    return table_name.casefold().startswith(("sqlite_", "klal_"))
+
+
+def affinity_of(declared_type: str) -> str:
+    """Return the affinity SQLite gives a declared type.
+
+    Source:
+        SQLite's datatype page, section 3.1, rules 1 to 5, in that order.
+    """
+    upper = declared_type.upper()
+    if "INT" in upper:
+        return "INTEGER"
+    if "CHAR" in upper or "CLOB" in upper or "TEXT" in upper:
+        return "TEXT"
+    if not upper or "BLOB" in upper:
+        return "BLOB"
+    if "REAL" in upper or "FLOA" in upper or "DOUB" in upper:
+        return "REAL"
+    return "NUMERIC"
