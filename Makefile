@@ -50,7 +50,7 @@ bench: $(READY)
 	@$(BIN)/python bench/bench.py
 
 soak: $(READY)
-	@$(BIN)/python -m pytest -q -n 2 --soak
+	@$(BIN)/python -m pytest -q -n 2 --soak --timeout=3600
 
 rules: $(READY)
 	@$(BIN)/python tools/rules.py
