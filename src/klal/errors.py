@@ -2,6 +2,7 @@
 
     KlalError
       UsageError         you called it wrongly                 fix your code
+        ConstraintError
       IncompleteError    asked for more than is held here      .missing, .waiting_for; sync and ask again
       RefusedError       foreign bytes broke a rule            .rule, .evidence; nothing was stored
         MalformedError  SignatureError  LinkError  ForkError  MembershipError
@@ -51,6 +52,10 @@ class UsageError(KlalError):
 
     A statement that klal does not capture, an unknown table, a key outside its range. Nothing was changed.
     """
+
+
+class ConstraintError(UsageError):
+    """A row breaks a constraint of its table; the statement was undone."""
 
 
 class IncompleteError(KlalError):
