@@ -14,13 +14,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from klal.model.receipt import Receipt
+from klal.model.frontier import Frontier
+from klal.model.receipt import Receipt, receipts_root
 from klal.model.seal import Seal
 
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """Three hashes that say all a station holds (32 bytes each): headers, payloads, receipts."""
+    """Three hashes that say all a station holds, 32 bytes each (`roots_of` makes them).
+
+    Shape:
+        known: root of the frontier of sealed headers, per log (length, head hash).
+        held: root of the frontier of payload prefixes, per log (payload length, hash of
+            the header that ends it); so held equals known exactly where nothing is missing.
+        receipts: root of the newest receipts.
+    """
 
     known: bytes
     held: bytes
@@ -85,6 +93,15 @@ class PartSlice:
 
 
 @dataclass(frozen=True, slots=True)
+class PartBegun:
+    """How many leading slices of one part are here, at least one; all of them count too."""
+
+    seq: int
+    table_id: bytes
+    slice_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Receipts:
     """Receipts of any logs."""
 
@@ -92,6 +109,11 @@ class Receipts:
 
 
 Arrival = Run | PartLeaves | PartSlice | Receipts
+
+
+def roots_of(known: Frontier, held: Frontier, receipts: dict[bytes, Receipt]) -> Roots:
+    """Return the three roots over what is known, what is held whole, and the newest receipts by log."""
+    return Roots(known.root(), held.root(), receipts_root(receipts))
 
 
 class Station(Protocol):
@@ -120,13 +142,17 @@ class Station(Protocol):
     def payload_gaps(self, log_id: bytes, stop: int) -> list[range]:
         """Return the seqs below `stop` whose header is here and whose payload is not."""
 
-    def slice_count(self, log_id: bytes, seq: int, table_id: bytes) -> int:
-        """Return how many leading slices of this part are here (0 if none), so a part is resumed."""
+    def parts_begun(self, log_id: bytes, start: int, stop: int) -> list[PartBegun]:
+        """Return, for payloads of [start, stop) that are not whole, the parts with slices here.
+
+        In ascending order. They are not sent again, so a cut part is resumed.
+        """
 
     def payloads(self, log_id: bytes, start: int, stop: int) -> Iterator[PartLeaves | PartSlice]:
         """Yield the payloads of [start, stop), in order, skipping what is not here.
 
-        Per part: leaves first if it has more than one slice, then slices in order.
+        Parts ascend by (seq, table id). Per part: leaves first if it has more than one
+        slice, then slices in order.
         """
 
     def receipts(self) -> list[Receipt]:
