@@ -41,6 +41,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@! LC_ALL=C grep -rn --include='*.py' '[^[:print:][:space:]]' src tests tools || { echo 'source is ASCII' >&2; exit 1; }
 	$(BIN)/python tools/source_page.py --check
 
 check: lint
