@@ -1,0 +1,644 @@
+"""The commands: each reads its arguments, calls the library once, and shows the answer.
+
+No rule lives here. What `--json` prints is the report's own `to_json()`, so a program that reads it and one that
+imports klal see the same.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from klal.cli.output import Exit, Output
+from klal.errors import BusyError, IncompleteError, KlalError, RefusedError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from klal.replica import Replica
+
+# typer carries its own click in some releases and imports it in others; the ancestor of BadParameter is right in both.
+_CommandLineError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+app = typer.Typer(
+    name="klal",
+    help="An embedded replicated SQLite database that can prove when nothing is missing.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A klal database.")]
+NewFile = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="Where the new database will be.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing for people.")]
+Member = Annotated[str, typer.Option("--member", help="My name in the space.")]
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line.
+
+    Returns:
+        The exit code. An exception that is not klal's own is a bug and passes through, with its traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is shown escaped; it must not become a traceback.
+        if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
+            reconfigure(errors="backslashreplace")
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    out = Output(as_json="--json" in options)
+    if not arguments:
+        app(args=["--help"], prog_name="klal", standalone_mode=False)
+        return Exit.USAGE
+    try:
+        return int(app(args=arguments, prog_name="klal", standalone_mode=False) or 0)
+    except KlalError as error:
+        return out.error(error)
+    except _CommandLineError as error:
+        return out.error(UsageError(_sentence(error), hint=_help_for(error)))
+    except typer.Exit as error:
+        return error.exit_code
+    except typer.Abort:
+        return Exit.FAILED
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader, `head` for one, has what it wanted. What is still buffered must not be complained about at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+
+
+def _sentence(error: Any) -> str:
+    message = str(error.format_message()).strip().rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+def _help_for(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path} --help lists what it takes" if context is not None else ""
+
+
+# --- a space, and who is in it ---------------------------------------------------------------------------------------
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"klal {version('klal')}")
+        raise typer.Exit
+
+
+@app.callback()
+def klal(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """An embedded replicated SQLite database that can prove when nothing is missing."""
+
+
+@app.command()
+def init(
+    file: NewFile,
+    space: Annotated[str, typer.Option("--space", help="The name of the new space.")],
+    member: Member,
+    as_json: Json = False,
+) -> int:
+    """Begin a new space, with me as its first member."""
+    import klal as library
+
+    with library.create(file, space=space, member=member, home=home()) as replica:
+        _identity(Output(as_json=as_json), replica, f"is the first file of the space {replica.space_name}")
+    return Exit.DONE
+
+
+@app.command()
+def invite(
+    file: File,
+    uses: Annotated[int, typer.Option("--uses", min=1, help="How many may join with it.")] = 100,
+    as_json: Json = False,
+) -> int:
+    """Print a ticket, with which others may join.
+
+    Whoever has it may join, offline, without asking again: it is a secret.
+    """
+    out = Output(as_json=as_json)
+    with _open(file) as replica:
+        ticket = replica.invite(use_count_max=uses)
+    if as_json:
+        out.json({"ticket": ticket})
+    else:
+        print(ticket)  # bare, so that it can be piped into a file
+    return Exit.DONE
+
+
+@app.command()
+def join(
+    file: NewFile,
+    ticket: Annotated[str, typer.Argument(metavar="TICKET", help="What invite printed; - reads it from stdin.")],
+    member: Member,
+    as_json: Json = False,
+) -> int:
+    """Make a new replica of the space of a ticket.
+
+    It works offline; sync brings the whole. With the same home and the same name it is the same member again.
+    """
+    import klal as library
+
+    text = sys.stdin.read() if ticket == "-" else ticket
+    with library.join(file, text.strip(), member=member, home=home()) as replica:
+        _identity(Output(as_json=as_json), replica, f"is a new replica of the space {replica.space_name}")
+    return Exit.DONE
+
+
+def _identity(out: Output, replica: Replica, what: str) -> None:
+    report = {
+        "space_id": replica.space_id.hex(),
+        "member_id": replica.member_id.hex(),
+        "log_id": replica.log_id.hex(),
+    }
+
+    def draw(out: Output) -> None:
+        from klal.cli.text import shown
+
+        out.say(Text.assemble((shown(str(replica.path)), "bold"), f" {shown(what)}"))
+        out.say(f"space {report['space_id'][:8]}, member {shown(replica.member_name)} {report['member_id'][:8]}")
+
+    out.answer(report, draw)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def sql(
+    file: File,
+    statement: Annotated[str, typer.Argument(metavar="SQL", help="One statement; what it writes is one change.")],
+    as_json: Json = False,
+) -> int:
+    """Run one SQL statement."""
+    from klal.cli import render
+    from klal.cli.text import counted, rows_as_objects, short_change
+
+    out = Output(as_json=as_json)
+    with _open(file) as replica:
+        result = replica.execute(statement)
+    change = None if result.change is None else str(result.change)
+    if result.columns and change is None:
+        objects = rows_as_objects(result.columns, result.rows)
+        out.answer(objects, lambda out: render.rows(out, result.columns, result.rows))
+        return Exit.DONE
+    report: dict[str, Any] = {"row_count": result.row_count, "change": change}
+    if result.columns:  # RETURNING
+        report["rows"] = rows_as_objects(result.columns, result.rows)
+
+    def draw(out: Output) -> None:
+        if result.columns:
+            render.rows(out, result.columns, result.rows)
+        what = f"change {short_change(change)}" if change else "no change"
+        out.say(f"{counted(result.row_count, 'row')}, {what}")
+
+    out.answer(report, draw)
+    return Exit.DONE
+
+
+@app.command("import")
+def import_csv(
+    file: File,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A table that is there.")],
+    csv: Annotated[Path, typer.Argument(metavar="CSV", exists=True, dir_okay=False, help="UTF-8, with a header row.")],
+    null: Annotated[
+        list[str] | None,
+        typer.Option("--null", metavar="TEXT", help="A field spelled so is NULL; may be given again. [default: empty]"),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Add the rows of a CSV file to a table, in one change.
+
+    All of them are added, or none. A value becomes a number where its column is declared so and it spells one.
+    """
+    from klal.cli.csvfile import CsvReader, match_columns, require_csv
+    from klal.cli.text import counted, short_change, shown
+
+    out = Output(as_json=as_json)
+    require_csv(csv)
+    with _open(file) as replica, CsvReader(csv, nulls=[""] if null is None else null) as reader:
+        tables = {name.lower(): name for name in replica.tables()}
+        if table.lower() not in tables:
+            raise RefusedError(
+                f"there is no table {table!r} in {file.name}",
+                hint=f'klal sql {file} "{reader.guess_table(table)}"'.replace('""', '\\"'),
+            )
+        table = tables[table.lower()]
+        converters = match_columns(reader, table, replica.table_columns(table))
+        with out.progress(f"reading {csv.name}") as update:
+            rows = _watched(reader, reader.rows(converters), csv.stat().st_size, update)
+            try:
+                result = replica.insert_many(table, rows, columns=reader.columns)
+            except KlalError as error:
+                if isinstance(error, RefusedError) and error.message.startswith(csv.name):
+                    raise
+                # Rows are written in batches, so the line is at most a batch behind what was read.
+                raise RefusedError(
+                    f"{csv.name}, near line {reader.line:,}: {error}; nothing was imported",
+                    hint=error.hint,
+                    rule=error.rule,
+                ) from error
+    change = None if result.change is None else str(result.change)
+    out.answer(
+        {"row_count": result.row_count, "change": change},
+        lambda out: out.say(
+            f"{counted(result.row_count, 'row')} into {shown(table)}, "
+            + (f"change {short_change(change)}" if change else "no change")
+        ),
+    )
+    return Exit.DONE
+
+
+def _watched(reader: Any, rows: Iterator[Any], size: int, update: Any) -> Iterator[Any]:
+    """Pass rows on, telling the bar how many bytes of the file are read."""
+    from klal.reports import Progress
+
+    for number, row in enumerate(rows):
+        if number % 5_000 == 0:
+            update(Progress(phase="", done=reader.size_read, total=size))
+        yield row
+
+
+@app.command("export")
+def export_csv(
+    file: File,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A table.")],
+    csv: Annotated[Path, typer.Argument(metavar="CSV", dir_okay=False, help="Where the rows go.")],
+    *,
+    null: Annotated[str, typer.Option("--null", metavar="TEXT", help="How NULL is spelled. [default: empty]")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Write a table as CSV, ordered by its primary key.
+
+    Equal tables give equal files.
+    """
+    from klal.cli.csvfile import require_csv, write_csv
+    from klal.cli.text import counted, listed, shown
+
+    out = Output(as_json=as_json)
+    require_csv(csv)
+    with _open(file) as replica:
+        tables = {name.lower(): name for name in replica.tables()}
+        if table.lower() not in tables:
+            raise RefusedError(
+                f"there is no table {table!r} in {file.name}", hint=f"its tables: {listed(list(tables.values()))}"
+            )
+        found = _ordered(replica, tables[table.lower()])
+        with out.progress(f"writing {csv.name}"):
+            count = write_csv(csv, found.columns, iter(found), null=null, replace=force)
+    out.answer(
+        {"row_count": count, "path": str(csv)},
+        lambda out: out.say(f"{counted(count, 'row')} of {shown(table)} in {shown(str(csv))}"),
+    )
+    return Exit.DONE
+
+
+def _ordered(replica: Replica, table: str) -> Any:
+    """Return all rows of `table` in the order of its primary key."""
+    name = '"' + table.replace('"', '""') + '"'
+    keys = replica.query("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", (table,))
+    order = ", ".join('"' + key.replace('"', '""') + '"' for (key,) in keys)
+    return replica.query(f"SELECT * FROM {name} ORDER BY {order}")  # noqa: S608 - both names are quoted above
+
+
+# --- exchange --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def sync(
+    file: File,
+    remotes: Annotated[list[str], typer.Argument(metavar="REMOTE...", help="Other klal files, or folders.")],
+    max_bytes: Annotated[
+        int | None, typer.Option("--max-bytes", metavar="N", min=1, help="Carry at most this much; go on next time.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Exchange what is missing, with each remote in turn."""
+    from klal.cli import render
+    from klal.cli.text import counted, shown
+
+    out = Output(as_json=as_json)
+    for remote in remotes:
+        if "://" in remote:
+            raise UsageError(f"{remote} is a URL; this release syncs with files and folders")
+    with _open(file) as replica, out.progress("exchanging") as update:
+        report = replica.sync(*remotes, progress=update, byte_count_max=max_bytes).to_json()
+        coverage = replica.coverage()
+    refused = report.get("refused", [])
+    lacking = (coverage.known - coverage.held) + (coverage.payloads_known - coverage.payloads_held)
+
+    def draw(out: Output) -> None:
+        out.draw(render.traffic(report))
+        if report["equal"]:
+            out.say(Text.assemble(("equal", "bold green"), f": both sides hold the same, root {report['root'][:16]}"))
+        else:
+            owed = [
+                counted(coverage.known - coverage.held, "header"),
+                counted(coverage.payloads_known - coverage.payloads_held, "payload"),
+            ]
+            here = f"{' and '.join(owed)} known and not here" if lacking else "the other side holds less than this file"
+            out.say(Text.assemble(("not equal yet", "bold yellow"), f": {here}"))
+        for sentence in refused:
+            out.say(Text.assemble(("refused: ", "bold yellow"), shown(sentence)))
+
+    out.answer(report, draw)
+    return Exit.DONE
+
+
+@app.command()
+def status(file: File, as_json: Json = False) -> int:
+    """Show how much of the whole is here, and what is waited for."""
+    from klal.cli import render
+
+    out = Output(as_json=as_json)
+    with _open(file) as replica:
+        report = replica.status().to_json()
+    ascii_only = out.console.options.ascii_only
+    out.answer(report, lambda out: out.draw(render.status(report, now_unix_ms=_now(), ascii_only=ascii_only)))
+    return Exit.DONE
+
+
+@app.command()
+def missing(file: File, as_json: Json = False) -> int:
+    """List what is known and not here, and who has it."""
+    from klal.cli import render
+
+    with _open(file) as replica:
+        report = [item.to_json() for item in replica.missing()]
+    Output(as_json=as_json).answer(report, lambda out: out.draw(render.missing(report)))
+    return Exit.DONE
+
+
+@app.command("who-has")
+def who_has(
+    file: File,
+    change: Annotated[str, typer.Argument(metavar="CHANGE", help="As log and sql print it, short or in full.")],
+    as_json: Json = False,
+) -> int:
+    """Say who is known to hold one change."""
+    from klal.cli import render
+
+    with _open(file) as replica:
+        report = replica.who_has(_full_change(replica, change)).to_json()
+    Output(as_json=as_json).answer(report, lambda out: out.draw(render.holders(report)))
+    return Exit.DONE
+
+
+def _full_change(replica: Replica, text: str) -> str:
+    """Return the full name of the change that `text` abbreviates, or `text` itself where it is not short."""
+    log, colon, seq = text.lower().partition(":")
+    if not colon or len(log) >= 64:
+        return text
+    found = [
+        name for entry in replica.log() if (name := str(entry.change)).startswith(log) and name.endswith(f":{seq}")
+    ]
+    if len(found) > 1:
+        raise UsageError(f"{text} is short for {len(found)} changes", hint="write more digits of the log")
+    return found[0] if found else text
+
+
+@app.command()
+def conflicts(file: File, as_json: Json = False) -> int:
+    """List values that did not win, with those that did.
+
+    Two members wrote them without knowing of each other. A later write to the same cell settles it.
+    """
+    from klal.cli import render
+
+    with _open(file) as replica:
+        report = [item.to_json() for item in replica.conflicts()]
+    Output(as_json=as_json).answer(report, lambda out: out.draw(render.conflicts(report)))
+    return Exit.DONE
+
+
+# --- closing the books -----------------------------------------------------------------------------------------------
+
+
+@app.command()
+def finish(file: File, as_json: Json = False) -> int:
+    """Say that I have nothing more to add to this epoch."""
+    from klal.cli.text import counted
+
+    with _open(file) as replica:
+        report = replica.finish().to_json()
+    length = sum(log["length"] for log in report["logs"])
+    Output(as_json=as_json).answer(
+        report, lambda out: out.say(f"epoch {report['epoch']} finished here with {counted(length, 'change')} of mine")
+    )
+    return Exit.DONE
+
+
+@app.command()
+def close(
+    file: File,
+    epoch: Annotated[int | None, typer.Option("--epoch", min=0, help="Which epoch. [default: the oldest open]")] = None,
+    path: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Where the certificate goes.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Close an epoch, and write its certificate.
+
+    Where that must wait, it says for whom and for what, with exit code 3.
+    """
+    from klal.cli import render
+
+    out = Output(as_json=as_json)
+    with _open(file) as replica:
+        try:
+            closed = replica.close_epoch(epoch)
+        except IncompleteError as error:
+            number = getattr(error, "epoch", epoch)
+            report = {"epoch": number, "waiting_for": [item.to_json() for item in error.waiting_for]}
+            out.answer(report, lambda out: out.draw(render.waiting(number or 0, report["waiting_for"])))
+            return Exit.INCOMPLETE
+    target = path or file.with_name(f"{file.stem}.epoch-{closed.epoch}.certificate")
+    _replace(target, closed.certificate.encode())
+    found = closed.to_json()
+    report = {
+        "epoch": closed.epoch,
+        "certificate": str(target),
+        "hash": closed.certificate.hash.hex(),
+        "grade": closed.grade,
+        "without": found["without"],
+        "state": closed.state,
+    }
+    out.answer(report, lambda out: out.draw(render.closed(report)))
+    return Exit.DONE
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all; only a certificate is ever replaced."""
+    from klal.model.certificate import MAGIC
+
+    if path.exists() and not _begins_with(path, MAGIC):
+        raise StoreError(f"{path} is there already, and is not a certificate", hint="--out names another place")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} could not be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --- looking back, and proof -----------------------------------------------------------------------------------------
+
+
+@app.command()
+def log(
+    file: File,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="The newest N only.")] = None,
+    table: Annotated[str | None, typer.Option("--table", metavar="TABLE", help="Only what wrote this table.")] = None,
+    as_json: Json = False,
+) -> int:
+    """List changes, newest first."""
+    from klal.cli import render
+
+    with _open(file) as replica:
+        report = [entry.to_json() for entry in replica.log(limit=limit, table=table)]
+    Output(as_json=as_json).answer(report, lambda out: out.draw(render.log(report, now_unix_ms=_now())))
+    return Exit.DONE
+
+
+@app.command()
+def verify(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE|CERTIFICATE", exists=True, dir_okay=False, help="Told apart by content.")
+    ],
+    as_json: Json = False,
+) -> int:
+    """Check every hash, link and signature of a file.
+
+    Of a database, everything it holds; of a certificate, everything it says about itself.
+    """
+    from klal.cli import render
+
+    out = Output(as_json=as_json)
+    try:
+        report = _verify(file, out)
+    except BusyError:
+        raise
+    except (RefusedError, StoreError) as error:
+        evidence = getattr(error, "evidence", None)
+        where = str(file) if evidence is None else evidence.hex() if isinstance(evidence, bytes) else str(evidence)
+        if as_json:
+            out.json({"ok": False, "rule": error.rule, "what": str(error), "where": where})
+            return Exit.FAILED
+        raise
+    out.answer(report, lambda out: out.draw(render.verified(report)))
+    return Exit.DONE
+
+
+def _verify(file: Path, out: Output) -> dict[str, Any]:
+    import klal as library
+    from klal.model.certificate import MAGIC
+
+    if _begins_with(file, MAGIC):
+        certificate = library.check_certificate_file(file)
+        return {
+            "ok": True,
+            "changes": certificate.body.change_count,
+            "payloads": 0,
+            "receipts": 0,
+            "certificates": 1,
+            "epoch": certificate.epoch,
+            "hash": certificate.hash.hex(),
+            "grade": certificate.grade,
+            "members": [witness.member.name for witness in certificate.witness],
+        }
+    with _open(file) as replica, out.progress("checking") as update:
+        checked: dict[str, Any] = replica.verify(progress=update).to_json()
+        return checked
+
+
+@app.command()
+def backup(
+    file: File,
+    to: Annotated[Path, typer.Argument(metavar="TO", dir_okay=False, help="A new path.")],
+    as_json: Json = False,
+) -> int:
+    """Copy everything to a new file.
+
+    The copy does not take along what lets me write under this log: it begins a log of its own.
+    """
+    from klal.cli.text import shown, sized
+
+    out = Output(as_json=as_json)
+    with _open(file) as replica, out.progress("copying") as update:
+        replica.backup(to, progress=update)
+    size = to.stat().st_size
+    out.answer({"path": str(to), "bytes": size}, lambda out: out.say(f"{sized(size)} in {shown(str(to))}"))
+    return Exit.DONE
+
+
+# --- to see it work --------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    directory: Annotated[
+        Path, typer.Option("--dir", metavar="DIR", file_okay=False, help="Where its files go, in a new folder.")
+    ] = Path("demo-files"),
+    fast: Annotated[bool, typer.Option("--fast", help="A smaller fleet at the end.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Show three teams closing three seasons on real data."""
+    from klal.cli.demo import demo
+
+    return demo(directory, out=Output(as_json=as_json), fast=fast)
+
+
+@app.command()
+def simulate(
+    scenario: Annotated[str, typer.Option("--scenario", help="Which scenario.")] = "source",
+    replicas: Annotated[int, typer.Option("--replicas", metavar="N", min=2, help="How many.")] = 600_000,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="One seed, one run.")] = 1,
+    as_json: Json = False,
+) -> int:
+    """Run a fleet of any size by the same rules, exactly."""
+    from klal.cli.simulate import simulate
+
+    out = Output(as_json=as_json)
+    return simulate(scenario=scenario, replicas=replicas, seed=seed, as_json=as_json, console=out.console)
+
+
+# --- shared ----------------------------------------------------------------------------------------------------------
+
+
+def home() -> Path | None:
+    """Return the folder that keeps keys, or None for the library's own choice."""
+    named = os.environ.get("KLAL_HOME")
+    return Path(named) if named else None
+
+
+def _open(file: Path) -> Replica:
+    import klal as library
+
+    return library.open(file, home=home())
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError as error:
+        raise StoreError(f"{path} could not be read: {error.strerror or error}") from error

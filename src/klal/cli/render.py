@@ -1,0 +1,334 @@
+"""Reports as a person reads them.
+
+Every function takes the very values that `--json` prints, so that the two cannot drift apart, and returns something
+rich can draw. Nothing here wraps a value across lines: a table too wide for the terminal is shown row by row instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from klal.cli.output import Output
+from klal.cli.text import aged, counted, listed, short_change, shown, sized
+
+Json = Mapping[str, Any]
+
+STATE_MEANINGS = {
+    "alone": "no other member has been met: whether more exists is unknown",
+    "behind": "not everything that is known is here",
+    "whole": "everything that is known is here",
+    "stable": "everything is here, and every member is known to hold it",
+    "closed": "the epoch is closed: every member named its certificate",
+}
+STATE_STYLES = {
+    "alone": "bold yellow",
+    "behind": "bold yellow",
+    "whole": "bold green",
+    "stable": "bold green",
+    "closed": "bold cyan",
+}
+_BAR_WIDTH = 30
+_CELL_WIDTH_MAX = 60
+
+
+# --- small pieces ----------------------------------------------------------------------------------------------------
+
+
+def bar(held: int, known: int, *, width: int = _BAR_WIDTH, ascii_only: bool = False) -> Text:
+    """Return a bar that is full only when everything is held, and empty only when nothing is."""
+    filled = width if held >= known else min(width - 1, max(int(held > 0), held * width // max(known, 1)))
+    full, empty = ("#", ".") if ascii_only else ("\u2588", "\u2591")
+    style = "green" if held >= known else "yellow"
+    return Text.assemble((full * filled, style), (empty * (width - filled), "dim"))
+
+
+def grid(*rows: Sequence[RenderableType | None], pad: int = 2) -> Table:
+    """Return rows aligned in columns, without lines."""
+    table = Table.grid(padding=(0, pad))
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def table(*columns: str, right: Sequence[int] = ()) -> Table:
+    """Return an empty table with a head, one rule under it, and nothing else."""
+    made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="right" if index in right else "left", overflow="fold")
+    return made
+
+
+def moment(unix_ms: int | None) -> str:
+    """Return a time in UTC, to the minute."""
+    if not unix_ms:
+        return "never"
+    try:
+        return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, ValueError, OSError):
+        return f"{unix_ms} ms"
+
+
+def _text(value: object) -> Text:
+    """Return a value of somebody's table: NULL dim, a number as Python writes it."""
+    return Text(shown(value), style="dim" if value is None else "")
+
+
+def _reason(waiting: Json) -> str:
+    """Return what one member owes: "3 missing payloads, held by Ana"."""
+    reason, count = waiting["reason"], waiting.get("count") or 0
+    if reason == "not finished":
+        return "has not finished"
+    return f"{count:,} {reason if count != 1 else reason.removesuffix('s')}"
+
+
+# --- any rows --------------------------------------------------------------------------------------------------------
+
+
+def rows(out: Output, columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
+    """Print rows under their columns; where they are wider than the terminal, one field to a line.
+
+    Written line by line rather than as one rich table, which takes a millisecond for every row.
+    """
+    names = [shown(column) for column in columns]
+    cells = [[shown(value) for value in row] for row in values]
+    widths = [max([cell_len(name), *(cell_len(row[i]) for row in cells)]) for i, name in enumerate(names)]
+    if sum(widths) + 2 * (len(widths) - 1) > out.console.width and len(names) > 1:
+        _records(out, names, values, cells)
+    else:
+        numbers = [_is_number_column(values, index) for index in range(len(names))]
+        out.say(Text("  ".join(map(_aligned, names, widths, numbers)).rstrip(), style="bold"))
+        for row, line in zip(values, cells, strict=True):
+            text = Text()
+            for index, cell in enumerate(line):
+                last = index == len(line) - 1 and not numbers[index]
+                padded = cell if last else _aligned(cell, widths[index], numbers[index])
+                text.append(padded, style="dim" if row[index] is None else "")
+                text.append("" if index == len(line) - 1 else "  ")
+            out.say(text)
+    out.say(counted(len(values), "row"), style="dim")
+
+
+def _records(
+    out: Output, names: Sequence[str], values: Sequence[Sequence[Any]], cells: Sequence[Sequence[str]]
+) -> None:
+    width = max(map(cell_len, names))
+    for number, (row, line) in enumerate(zip(values, cells, strict=True), 1):
+        out.say(Text(f"row {number:,}", style="bold"))
+        for name, value, cell in zip(names, row, line, strict=True):
+            label = (f"  {_aligned(name, width, False)}  ", "cyan")
+            out.say(Text.assemble(label, (cell, "dim" if value is None else "")))
+
+
+def _aligned(text: str, width: int, right: bool) -> str:
+    space = " " * (width - cell_len(text))
+    return space + text if right else text + space
+
+
+def _is_number_column(values: Sequence[Sequence[Any]], index: int) -> bool:
+    found = {type(row[index]) for row in values} - {type(None)}
+    return bool(found) and found <= {int, float}
+
+
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+
+def status(report: Json, *, now_unix_ms: int, ascii_only: bool = False) -> RenderableType:
+    """Return the panel of `klal status`."""
+    headers, payloads, epoch = report["headers"], report["payloads"], report["epoch"]
+    state = report["state"]
+    head = Text.assemble(
+        (state, STATE_STYLES.get(state, "bold")), "  ", (STATE_MEANINGS.get(state, ""), ""), overflow="fold"
+    )
+    cover = grid(
+        ("headers", bar(headers["held"], headers["known"], ascii_only=ascii_only), _held(headers)),
+        ("payloads", bar(payloads["held"], payloads["known"], ascii_only=ascii_only), _held(payloads)),
+    )
+    parts: list[RenderableType] = [head, Text(), cover, Text(), _members(report["members"], now_unix_ms), Text()]
+    parts.append(_epoch_line(epoch))
+    parts.append(_figures(report))
+    parts.extend(
+        Text.assemble(("warning: ", "bold yellow"), shown(warning), overflow="fold") for warning in report["warnings"]
+    )
+    return Panel(
+        Group(*parts),
+        title=Text.assemble((f" {shown(report['space'])} ", "bold")),
+        title_align="left",
+        subtitle=Text(f" root {report['root'][:16]}, as of {moment(report['as_of_unix_ms'])} UTC ", style="dim"),
+        subtitle_align="right",
+        padding=(1, 2),
+        border_style="dim",
+    )
+
+
+def _held(count: Json) -> Text:
+    missing = count["known"] - count["held"]
+    more = (f"  {missing:,} not here", "yellow") if missing > 0 else ("", "")
+    return Text.assemble(f"{count['held']:,} of {count['known']:,}", more)
+
+
+def _members(members: Sequence[Json], now_unix_ms: int) -> Table:
+    made = table("member", "state", "last seen", "finished")
+    for member in members:
+        finished = Text("yes", style="green") if member["finished"] else Text("not yet", style="dim")
+        name = Text.assemble(shown(member["name"]), (f"  {member['member'][:8]}", "dim"))
+        made.add_row(name, shown(member["state"]), aged(member["last_seen_unix_ms"], now_unix_ms), finished)
+    return made
+
+
+def _epoch_line(epoch: Json) -> Text:
+    line = Text.assemble("epoch ", (f"{epoch['number']} {epoch['state']}", "bold"), overflow="fold")
+    waiting = epoch["waiting_for"]
+    if waiting:
+        owed = [
+            f"{shown(item['member'])} ({_reason(item)})" if isinstance(item, Mapping) else shown(item)
+            for item in waiting[:4]
+        ]
+        more = f" and {len(waiting) - 4:,} more" if len(waiting) > 4 else ""
+        line.append(f", waits for {', '.join(owed)}{more}")
+    return line
+
+
+def _figures(report: Json) -> Text:
+    stable = report["stable"]
+    line = Text(f"{stable['changes']:,} of {counted(stable['of'], 'change')} stable", overflow="fold")
+    for name, text in (("only_here", "known to be only here"), ("parked", "parked")):
+        if report[name]:
+            line.append(f", {report[name]:,} {text}")
+    for name in ("conflict", "violation"):
+        if report[f"{name}s"]:
+            line.append(", ")
+            line.append(counted(report[f"{name}s"], name), style="yellow")
+    return line
+
+
+def missing(items: Sequence[Json]) -> RenderableType:
+    """Return what is not here, whose it is, and who has it."""
+    if not items:
+        return Text("nothing that is known is missing here")
+    made = table("member", "log", "changes", "missing", "held by", right=(2,))
+    for item in items:
+        first, stop = item["from"], item["to"]
+        changes = f"{first:,}" if stop - first == 1 else f"{first:,} to {stop - 1:,}"
+        holders = Text(listed(item["holders"]), style="" if item["holders"] else "yellow")
+        made.add_row(shown(item["member"]), item["log"][:8], changes, item["what"], holders)
+    return made
+
+
+def holders(report: Json) -> RenderableType:
+    """Return who is known to hold one change."""
+    stable = "every member is known to hold it" if report["stable"] else "not yet stable"
+    return Group(
+        Text.assemble("change ", (short_change(report["change"]), "bold"), f", {stable}"),
+        grid(
+            (Text("held by", style="bold"), Text(listed(report["holders"]))),
+            (Text("lacking", style="bold"), Text(listed(report["lacking"], "nobody known"))),
+            (Text("unknown", style="bold"), Text(listed(report["unknown"], "nobody"))),
+        ),
+    )
+
+
+def conflicts(items: Sequence[Json]) -> RenderableType:
+    """Return each conflict with both values; the winner is what the table shows."""
+    if not items:
+        return Text("no conflicts")
+    made = table("table", "key", "column", "shown", "by", "not shown", "by")
+    for item in items:
+        winner, loser = item["winner"], item["loser"]
+        made.add_row(
+            shown(item["table"]),
+            _key(item["key"]),
+            shown(item["column"]) if item["column"] else Text("whole row", style="dim"),
+            *_claim(winner, "green"),
+            *_claim(loser, "yellow"),
+        )
+    return made
+
+
+def _key(key: Any) -> str:
+    return ", ".join(shown(part) for part in key) if isinstance(key, list | tuple) else shown(key)
+
+
+def _claim(claim: Json | None, style: str) -> tuple[Text, Text]:
+    if claim is None:
+        return Text("(deleted)", style="dim"), Text()
+    value = claim["value"]
+    who = Text.assemble(shown(claim["member"]), " ", (short_change(claim["change"]), "dim"))
+    return (Text("NULL", style="dim") if value is None else Text(shown(value), style=style)), who
+
+
+def log(items: Sequence[Json], *, now_unix_ms: int) -> RenderableType:
+    """Return changes, newest first."""
+    if not items:
+        return Text("no changes")
+    made = table("change", "member", "when", "epoch", "what", "state", right=(3,))
+    for item in items:
+        written = [f"{shown(name)} {count:,}" for name, count in item["tables"].items()]
+        acts = [shown(act) for act in item.get("acts", ())]
+        late = " late" if item.get("is_late") or item.get("late") else ""
+        made.add_row(
+            short_change(item["change"]),
+            shown(item["member"]),
+            aged(item["unix_ms"], now_unix_ms),
+            str(item["epoch"]),
+            ", ".join(acts + written) or Text("nothing", style="dim"),
+            item["state"] + late,
+        )
+    return made
+
+
+def waiting(epoch: int, items: Sequence[Json]) -> RenderableType:
+    """Return why an epoch cannot close yet: who owes what, and who has it."""
+    made = table("waits for", "owes", "held by")
+    for item in items:
+        unfinished = item["reason"] == "not finished"
+        held = "" if unfinished else listed(item["holders"])
+        made.add_row(shown(item["member"]), "a word: has not finished" if unfinished else _reason(item), held)
+    head = Text.assemble("not yet: ", (f"epoch {epoch}", "bold"), f" waits for {counted(len(items), 'member')}")
+    return Group(head, Padding(made, (0, 0, 0, 2)))
+
+
+def closed(report: Json) -> RenderableType:
+    """Return the certificate of an epoch, and what it says."""
+    without = report["without"]
+    names = [item["member"] if isinstance(item, Mapping) else item for item in without]
+    grade = f"without {listed(names)}" if without else "complete: nothing of any member is missing"
+    word = (
+        "every counted member is known to name this certificate"
+        if report["state"] == "closed"
+        else "computed here; not every member is known to name it yet"
+    )
+    return grid(
+        (Text("epoch", style="bold"), Text.assemble((str(report["epoch"]), "bold"), f" {report['state']}: {word}")),
+        (Text("grade", style="bold"), Text(grade, style="yellow" if without else "green")),
+        (Text("hash", style="bold"), Text(report["hash"])),
+        (Text("file", style="bold"), Text(shown(report["certificate"]))),
+    )
+
+
+def traffic(report: Json) -> RenderableType:
+    """Return what one sync carried each way."""
+    made = table("", "changes", "payloads", "bytes", right=(1, 2, 3))
+    for name in ("sent", "received"):
+        way = report[name]
+        made.add_row(name, f"{way['changes']:,}", f"{way['payloads']:,}", sized(way["bytes"]))
+    return made
+
+
+def verified(report: Json) -> RenderableType:
+    """Return what was checked and holds."""
+    checked = [
+        counted(report["changes"], "change"),
+        counted(report["payloads"], "payload"),
+        counted(report["receipts"], "receipt"),
+        counted(report["certificates"], "certificate"),
+    ]
+    return Text.assemble(("everything holds: ", "bold green"), ", ".join(checked))
