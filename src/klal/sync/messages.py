@@ -239,7 +239,7 @@ def decode(frame: bytes) -> Message:
     if kind is None:
         raise MalformedError(f"frame has type {frame[_LENGTH_SIZE]}, want 1 to {len(_TYPES)}", rule="SYN-2")
     body = unpack(frame[_PREFIX.size :], kind, f"{kind.__name__} message", FRAME_SIZE_MAX)
-    message = cast(Message, body)
+    message = cast("Message", body)
     if not _is_within_bounds(message):
         raise MalformedError(f"{kind.__name__} message has a size or count out of bounds", rule="SYN-3")
     return message
