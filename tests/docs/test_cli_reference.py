@@ -13,8 +13,8 @@ GROUP = typer.main.get_command(app)
 
 def sections():
     """Return the text under each command's own heading."""
-    parts = re.split(r"^### `klal ([a-z-]+)(?: [^`]*)?`$", PAGE.read_text(encoding="utf-8"), flags=re.M)
-    return dict(zip(parts[1::2], (re.split(r"^## ", text, flags=re.M)[0] for text in parts[2::2]), strict=True))
+    parts = re.split(r"^### `klal ([a-z-]+)(?: [^`]*)?`$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], (re.split(r"^## ", text, flags=re.MULTILINE)[0] for text in parts[2::2]), strict=True))
 
 
 def options_of(command):
@@ -27,13 +27,13 @@ def test_every_command_has_a_section_and_every_section_a_command():
 
 def test_every_option_is_in_its_commands_table_and_the_table_has_no_other():
     for name, text in sections().items():
-        documented = set(re.findall(r"^\| `(--[a-z-]+)", text, flags=re.M))
+        documented = set(re.findall(r"^\| `(--[a-z-]+)", text, flags=re.MULTILINE))
 
         assert documented == options_of(GROUP.commands[name]), name
 
 
 def test_every_argument_is_in_its_commands_heading():
-    headings = re.findall(r"^### `klal ([a-z-]+)(?: ([^`]*))?`$", PAGE.read_text(encoding="utf-8"), flags=re.M)
+    headings = re.findall(r"^### `klal ([a-z-]+)(?: ([^`]*))?`$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     for name, arguments in headings:
         found = [p.metavar for p in GROUP.commands[name].params if p.param_type_name == "argument"]
 

@@ -452,6 +452,7 @@ def close(
     Where that must wait, it says for whom and for what, with exit code 3.
     """
     from klal.cli import render
+    from klal.cli.text import shown
 
     out = Output(as_json=as_json)
     with _open(file) as replica:
@@ -473,7 +474,12 @@ def close(
         "without": found["without"],
         "state": closed.state,
     }
-    out.answer(report, lambda out: out.draw(render.closed(report)))
+
+    def draw(out: Output) -> None:
+        out.draw(render.closed(report))
+        out.say(Text.assemble(("file   ", "bold"), shown(str(target))))
+
+    out.answer(report, draw)
     return Exit.DONE
 
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +57,16 @@ SHORT_VISIT_BYTES = 4_000
 """What the boat carries ashore when the weather turns: the outline of everything, and a part of the rows."""
 
 DISPUTED_BIRD = "N07-DRE-001"
+TRY_NEXT = (
+    "status FILE",
+    'sql FILE "SELECT island, year, count(*) AS birds FROM penguin GROUP BY 1, 2"',
+    "log FILE --limit 10",
+    "verify DREAM/penguins.epoch-2.certificate",
+    "sql FILE \"UPDATE penguin SET sex = 'female' WHERE id = 'N07-TOR-004'\"",
+    "sync FILE SHIP",
+)
+"""What can be done with the files the demo leaves: FILE, SHIP and DREAM stand for their paths."""
+
 FLEET = 600_000
 FLEET_FAST = 60_000
 
@@ -179,12 +192,12 @@ def _birds() -> dict[tuple[str, int], list[Row]]:
     """Return the rows of the table, by island and season; a key says where and when a bird was measured."""
     converters = [converter(kind) for kind in COLUMNS.values()]
     birds: dict[tuple[str, int], list[Row]] = {(island, year): [] for island in ISLANDS for year in SEASONS}
-    with (resources.files("klal") / "data" / "penguins.csv").open(encoding="utf-8", newline="") as file:
-        for bird in csv.DictReader(file):
-            rows = birds[bird["island"], int(bird["year"])]
-            bird["id"] = f"N{bird['year'][2:]}-{bird['island'][:3].upper()}-{len(rows) + 1:03}"
-            values = (bird[name] for name in COLUMNS)
-            rows.append(tuple(None if v == "NA" else c(v) for c, v in zip(converters, values, strict=True)))
+    text = (resources.files("klal") / "data" / "penguins.csv").read_text(encoding="utf-8")
+    for bird in csv.DictReader(text.splitlines()):
+        rows = birds[bird["island"], int(bird["year"])]
+        bird["id"] = f"N{bird['year'][2:]}-{bird['island'][:3].upper()}-{len(rows) + 1:03}"
+        values = (bird[name] for name in COLUMNS)
+        rows.append(tuple(None if v == "NA" else c(v) for c, v in zip(converters, values, strict=True)))
     return birds
 
 
@@ -402,8 +415,8 @@ def _season_2008(stage: Stage) -> None:
     corrections = {dream.name: measured + 50, torgersen.name: measured - 150}
     _enter(stage, 2008)
     stage.tell(
-        f"Bird {DISPUTED_BIRD} was entered with {measured:,} g. Far from each other, Dream corrects it",
-        f"to {corrections['Dream']:,} g and Torgersen to {corrections['Torgersen']:,} g. (These two corrections are made up.)",
+        f"Bird {DISPUTED_BIRD} was entered with {measured:,} g. Far apart, Dream corrects it to",
+        f"{corrections['Dream']:,} g and Torgersen to {corrections['Torgersen']:,} g. (Both corrections are made up.)",
     )
     for team in (dream, torgersen):
         with team.opened() as replica:
@@ -540,17 +553,20 @@ def _try_next(stage: Stage, seconds: float) -> None:
     if stage.out.as_json:
         return
     team = stage.team("Dream")
-    stage.heading(f"Done, in {seconds:.0f} seconds. The files are yours; try:")
+    stage.heading(f"Done, in {seconds:.0f} seconds. The files are yours. You are Dream now; try:")
     stage.out.say()
-    stage.out.say(f"    export KLAL_HOME={team.home}")
-    file = team.file
-    for command in (
-        f"klal status {file}",
-        f'klal sql {file} "SELECT island, year, count(*) AS birds FROM penguin GROUP BY 1, 2"',
-        f"klal log {file} --limit 10",
-        f"klal verify {team.folder / 'penguins.epoch-2.certificate'}",
-        f"klal sql {file} \"UPDATE penguin SET sex = 'female' WHERE id = 'N07-TOR-004'\"",
-        f"klal sync {file} {stage.ship}",
-    ):
-        stage.out.say(f"    {command}")
+    stage.out.say(f"    {'set' if os.name == 'nt' else 'export'} KLAL_HOME={team.home}")
+    names = {"FILE": str(team.file), "SHIP": str(stage.ship), "DREAM": str(team.folder)}
+    for line in TRY_NEXT:
+        for name, path in names.items():
+            line = line.replace(name, path)  # noqa: PLW2901 - the line as it is to be typed
+        stage.out.say(f"    {_program()} {line}")
     stage.out.say()
+
+
+def _program() -> str:
+    """Return how klal was started, so that the lines printed can be typed as they are."""
+    if shutil.which("klal"):
+        return "klal"
+    started = Path(sys.argv[0])
+    return os.path.relpath(started) if started.stem == "klal" else f"{os.path.relpath(sys.executable)} -m klal"

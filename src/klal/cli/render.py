@@ -287,11 +287,11 @@ def log(items: Sequence[Json], *, now_unix_ms: int) -> RenderableType:
 
 def waiting(epoch: int, items: Sequence[Json]) -> RenderableType:
     """Return why an epoch cannot close yet: who owes what, and who has it."""
-    made = table("waits for", "owes", "held by")
+    made = table("waits for", "because of", "held by")
     for item in items:
         unfinished = item["reason"] == "not finished"
         held = "" if unfinished else listed(item["holders"])
-        made.add_row(shown(item["member"]), "a word: has not finished" if unfinished else _reason(item), held)
+        made.add_row(shown(item["member"]), "has not finished" if unfinished else _reason(item), held)
     head = Text.assemble("not yet: ", (f"epoch {epoch}", "bold"), f" waits for {counted(len(items), 'member')}")
     return Group(head, Padding(made, (0, 0, 0, 2)))
 
@@ -310,7 +310,6 @@ def closed(report: Json) -> RenderableType:
         (Text("epoch", style="bold"), Text.assemble((str(report["epoch"]), "bold"), f" {report['state']}: {word}")),
         (Text("grade", style="bold"), Text(grade, style="yellow" if without else "green")),
         (Text("hash", style="bold"), Text(report["hash"])),
-        (Text("file", style="bold"), Text(shown(report["certificate"]))),
     )
 
 

@@ -18,7 +18,13 @@ STATUS = {
     "as_of_unix_ms": NOW,
     "members": [
         {"member": "cd" * 32, "name": "Dream", "state": "whole", "last_seen_unix_ms": NOW, "finished": True},
-        {"member": "ef" * 32, "name": "Bis\x1b[31mcoe", "state": "behind", "last_seen_unix_ms": None, "finished": False},
+        {
+            "member": "ef" * 32,
+            "name": "Bis\x1b[31mcoe",
+            "state": "behind",
+            "last_seen_unix_ms": None,
+            "finished": False,
+        },
     ],
     "epoch": {
         "number": 1,
@@ -47,7 +53,14 @@ def test_status_fits_eighty_columns_and_says_what_matters():
     text = drawn(render.status(STATUS, now_unix_ms=NOW))
 
     assert max(map(len, text.splitlines())) <= 80
-    for figure in ("42 of 42", "30 of 42", "12 not here", "epoch 1 open", "Torgersen (12 missing payloads)", "1 conflict"):
+    for figure in (
+        "42 of 42",
+        "30 of 42",
+        "12 not here",
+        "epoch 1 open",
+        "Torgersen (12 missing payloads)",
+        "1 conflict",
+    ):
         assert figure in " ".join(text.replace("\u2502", " ").split()), figure
     assert "warning: the clock of Biscoe" in text
     assert "\x1b" not in text
