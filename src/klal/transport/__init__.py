@@ -1,0 +1,1 @@
+"""Floor 7: carriers. Real folders, later real sockets; each only implements a port."""
