@@ -16,9 +16,10 @@ else has moved: progress is what keeps a session going.
                                  <-   HEADERS.. WANT_HEADERS TURN
     HEADERS.. WANT_PAYLOADS TURN ->
                                  <-   SLICES.. WANT_PAYLOADS TURN
-    SLICES.. RECEIPTS TURN       ->
-                                 <-   RECEIPTS END
-    END                          ->
+    SLICES.. TURN                ->
+                                 <-   RECEIPTS TURN
+    RECEIPTS END                 ->
+                                 <-   END
 
 Law: whatever the bytes, `receive` raises `RefusedError` or nothing, and a refused frame
 leaves the session as it was.
@@ -220,14 +221,14 @@ class Session:
         wants = self._ask()
         if wants is not None:
             yield wants
-        # Receipts come last, so that they speak of what this session brought.
-        is_waiting = wants is not None or (self._own_takes and not self._has_logs)
+        # Receipts come when neither side wants anything more: they speak of what this session
+        # brought, and the logs they speak for are known where they arrive.
+        is_waiting = wants is not None or was_asked or not could_ask or (self._own_takes and not self._has_logs)
         if not is_waiting and not self._receipts_sent:
+            self._receipts_sent = True
             if self._hello.takes:
                 yield from self._speak_receipts()
-            self._receipts_sent = True
-        is_done = self._receipts_sent and not is_waiting and could_ask and not was_asked
-        if is_done and (self._has_receipts or not self._own_takes):
+        if not is_waiting and (self._has_receipts or not self._own_takes):
             yield self._end()
         else:
             yield Turn()

@@ -27,7 +27,8 @@ Source:
     docs/spec/folder.md, rules FLD-1 to FLD-8.
 """
 
-# ruff: noqa: PTH - paths stay text: a folder may hold a hundred thousand of them
+# Paths stay text here: a folder may hold a hundred thousand of them.
+# ruff: noqa: PTH102, PTH112, PTH116, PTH118, PTH119, PTH120
 
 from __future__ import annotations
 

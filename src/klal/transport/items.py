@@ -14,7 +14,8 @@ Source:
     docs/spec/folder.md, rules FLD-1 to FLD-4.
 """
 
-# ruff: noqa: PTH - paths stay text: a folder may hold a hundred thousand of them
+# Paths stay text here: a folder may hold a hundred thousand of them.
+# ruff: noqa: PTH105, PTH108, PTH118
 
 from __future__ import annotations
 
