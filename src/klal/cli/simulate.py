@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 SCENARIOS = ("source",)
 SAMPLE_COUNT = 256
-_COLUMNS = ("round", "alone", "behind", "whole", "stable", "mean coverage", "", "lacks", "epoch")
-_WIDTHS = (5, 7, 7, 7, 7, 14, 9, 5, 10)  # 79 with the gaps: a terminal of 80
+_COLUMNS = ("round", "alone", "behind", "whole", "stable", "mean coverage", "", "missing", "epoch")
+_WIDTHS = (5, 7, 7, 7, 7, 13, 9, 7, 10)  # 80 with the gaps: a terminal of 80
 
 
 def simulate(scenario: str, replicas: int, seed: int, as_json: bool, console: Console) -> int:
@@ -121,12 +121,11 @@ def _sentences(one: Round, before: Round | None, sample: int) -> Iterator[str]:
     if one.turn == "hidden":
         yield (
             f"Each hides the whole: {one.alone:,} of {replicas:,} have met nobody. A replica holds its own change and "
-            f"{share(one.coverage_mean, 4)} of the sample in the mean, and has heard of {share(one.members_known_mean, 4)} of its members."
+            f"{share(one.coverage_mean, 4)} of the sample in the mean, and has heard of "
+            f"{share(one.members_known_mean, 4)} of its members."
         )
         if one.narrow:
-            yield (
-                f"{one.narrow:,} of them have a scope: of what they are offered they take only some tables, more over time."
-            )
+            yield f"{one.narrow:,} of them have a scope: they take only some tables of what is offered, more over time."
     elif before is not None and before.narrow and not one.narrow:
         yield "No scope is left: everybody takes everything."
     if one.turn in ("withheld", "named", "found"):
@@ -154,9 +153,9 @@ def _about_the_last(one: Round, replicas: int) -> Iterator[str]:
             )
         elif one.turn == "named":
             yield (
-                f"Still {one.epoch_state}, though {one.contacts:,} pairs met. Found and named: {last.named_by:,} "
-                f"replicas list {last.change} as missing here, and {last.member} as who owes it. The only replica "
-                f"that holds it is {last.holder}."
+                f"Still {one.epoch_state}, though the others met again ({one.contacts:,} pairs). Found and named: "
+                f"{last.named_by:,} replicas list {last.change} as missing here, and {last.member} as who owes it. "
+                f"The only replica that holds it is {last.holder}."
             )
         else:
             yield (
@@ -172,4 +171,4 @@ def share(value: float, digits: int) -> str:
 
 
 def _say(console: Console, sentence: str, style: str, indent: int = 0) -> None:
-    console.print(Padding(Text(sentence, style=style), (0, 0, 0, indent)))
+    console.print(Padding(Text(sentence, style=style), (0, 0, 0, indent), expand=False))

@@ -355,7 +355,7 @@ def run_source(replicas: int = 600_000, seed: int = 0, sparks_sample: int = 256)
             turn = "closed"
         elif whole == replicas and "complete" not in turns_taken:
             turn = "complete"
-        elif not whole and int(counted.bare.sum()) >= replicas - 1:
+        elif not whole and counted.bare.sum() >= replicas - 1 and (fleet.scopes == TABLE_COUNT).all():
             quiet += 1
             turn = "withheld" if quiet == 0 else "named" if quiet == QUIET_ROUNDS else ""
         turns_taken.add(turn)
