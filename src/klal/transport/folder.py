@@ -38,7 +38,7 @@ import re
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -369,6 +369,11 @@ class FolderStation:
         """Look for items that came since, unless something taken still waits to be written."""
         if self._pending_size or self._new_receipts:
             return
+        if self._to_note and self._takes:
+            # Nobody gives a station that is only read a moment to settle. A note helps
+            # others and may fail here.
+            with suppress(TransportError):
+                self._write_pending()
         found = self._list()
         # Items are never changed or removed; where somebody did, start over rather than guess.
         if any(found.get(path) != stamp for path, stamp in self._good.items()):
