@@ -210,11 +210,20 @@ def test_files_of_other_programs_and_names_like_paths_are_left_alone(tmp_path):
     ana = small_author()
     give(tmp_path, ana)
     log_folder = item_of(tmp_path, "H").parent
-    strangers = ["desktop.ini", "notes.txt", "..H00", "00000000.H0", "00000000.HZZ", "-0000001.P00", "%2e%2e.H00", "con"]
+    strangers = [
+        "desktop.ini",
+        "notes.txt",
+        "..H00",
+        "00000000.H0",
+        "00000000.HZZ",
+        "-0000001.P00",
+        "%2e%2e.H00",
+        "con",
+    ]
     for folder in (tmp_path, log_folder.parent, log_folder, log_folder / "RECEIPTS"):
         for name in strangers:
             (folder / name).write_bytes(b"not ours")
-        (folder / "..." ).mkdir()
+        (folder / "...").mkdir()
 
     newcomer, station = fetch(tmp_path)
 
