@@ -8,10 +8,12 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from klal.sim import fleet as arrays
 from klal.sim.source import Change, ChangeId, Close, Join, Whole, certificate_of, draw, run_source, steward_of
 
 NAMES = ("ana", "ben", "cem", "dov", "eva")
@@ -365,6 +367,34 @@ def test_stable_needs_the_newest_word_of_every_member():
     assert whole.state(ben) == "whole"
 
 
+def test_only_the_newest_receipt_of_a_member_counts():
+    whole, (ana, ben, cem) = fleet_of(3)
+    whole.receipt(ana)
+    meet_all(whole)
+    change = whole.write(ben).id
+    meet_all(whole)
+    whole.receipt(ana)
+    whole.contact(ana, ben)
+    whole.contact(cem, ben)
+    assert whole.who_has(cem, change) == {ana}
+
+    whole.give(ana, cem)
+    whole.contact(cem, ana)
+    assert whole.who_has(cem, change) == whole.who_has(ana, change) == {ana}
+
+
+def test_what_is_given_brings_the_outline_of_its_past():
+    """W1, W15: one change out of order, and the one who takes it can say what is still missing before it."""
+    whole, (ana, ben) = fleet_of(2)
+    first, second, third = (whole.write(ana).id for _ in range(3))
+    whole.give(ana, ben, [third])
+    assert whole.coverage(ben).missing == {first, second}
+    assert whole.parked(ben) == {third}
+
+    whole.give(ana, ben, [first, second])
+    assert not whole.parked(ben)
+
+
 def test_the_end_is_withheld_while_one_change_is_missing():
     """W10, W19, W26: all but one change everywhere, and it stays open, naming whose change that is."""
     whole, names = fleet_of(5)
@@ -527,11 +557,6 @@ def test_changes_are_told_apart_by_what_they_are():
 
 # --- the arrays
 
-pytest.importorskip("numpy")
-import numpy as np  # noqa: E402  # an extra: without it the pure model is tested all the same
-
-from klal.sim import fleet as arrays  # noqa: E402
-
 
 def twins(count, founder, scopes):
     """Return a fleet that follows everybody, and the pure model of the same."""
@@ -601,6 +626,19 @@ def test_the_arrays_and_the_sets_say_the_same_after_the_same_contacts(drawn):
             if whole.complete_count(name):
                 whole.receipt(name)
         assert_equal(fleet, whole)
+
+
+def test_who_has_all_receipts_and_not_all_changes_is_not_stable():
+    """W3: the others' word does not stand for what is not here."""
+    fleet = arrays.Fleet(arrays.names_of(3, 0), np.array([0, 1]), 0, np.array([4, 4, 1], np.uint8))
+    fleet.contact(np.array([0]), np.array([1]))
+    fleet.sign()
+    fleet.contact(np.array([0]), np.array([1]))
+    fleet.contact(np.array([1]), np.array([2]))
+    counted = fleet.count(0)
+
+    assert (fleet.receipts == fleet.full[:, None]).all()
+    assert counted.whole.tolist() == counted.stable.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("replicas", [3, 4, 5, 64, 65, 1_000])
