@@ -65,12 +65,14 @@ class IncompleteError(KlalError):
         message: What was asked for, and that it must wait.
         missing: The changes or payloads not held, most useful first.
         waiting_for: The members it waits for, each with the reason.
+        epoch: The epoch that was asked for, if one was.
         hint: As in `KlalError`.
         rule: As in `KlalError`.
     """
 
     missing: tuple[Any, ...]
     waiting_for: tuple[Any, ...]
+    epoch: int | None
 
     def __init__(
         self,
@@ -78,12 +80,14 @@ class IncompleteError(KlalError):
         *,
         missing: Iterable[Any] = (),
         waiting_for: Iterable[Any] = (),
+        epoch: int | None = None,
         hint: str = "",
         rule: str = "",
     ) -> None:
         super().__init__(message, hint=hint, rule=rule)
         self.missing = tuple(missing)
         self.waiting_for = tuple(waiting_for)
+        self.epoch = epoch
 
 
 class RefusedError(KlalError):

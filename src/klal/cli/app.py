@@ -307,10 +307,10 @@ def export_csv(
 
 def _ordered(replica: Replica, table: str) -> Any:
     """Return all rows of `table` in the order of its primary key."""
-    name = '"' + table.replace('"', '""') + '"'
-    keys = replica.query("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", (table,))
-    order = ", ".join('"' + key.replace('"', '""') + '"' for (key,) in keys)
-    return replica.query(f"SELECT * FROM {name} ORDER BY {order}")  # noqa: S608 - both names are quoted above
+    from klal.cli.csvfile import quoted
+
+    order = ", ".join(map(quoted, replica.table_key(table)))
+    return replica.query(f"SELECT * FROM {quoted(table)} ORDER BY {order}")  # noqa: S608 - both names are quoted
 
 
 # --- exchange --------------------------------------------------------------------------------------------------------
@@ -443,7 +443,9 @@ def finish(file: File, as_json: Json = False) -> int:
 @app.command()
 def close(
     file: File,
-    epoch: Annotated[int | None, typer.Option("--epoch", min=0, help="Which epoch. [default: the oldest open]")] = None,
+    epoch: Annotated[
+        int | None, typer.Option("--epoch", min=0, help="Which epoch. [default: the newest I have finished]")
+    ] = None,
     path: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Where the certificate goes.")] = None,
     as_json: Json = False,
 ) -> int:
@@ -460,8 +462,9 @@ def close(
             closed = replica.close_epoch(epoch)
         except IncompleteError as error:
             number = getattr(error, "epoch", epoch)
-            report = {"epoch": number, "waiting_for": [item.to_json() for item in error.waiting_for]}
-            out.answer(report, lambda out: out.draw(render.waiting(number or 0, report["waiting_for"])))
+            waiting = [item.to_json() for item in error.waiting_for]
+            report: dict[str, Any] = {"epoch": number, "waiting_for": waiting}
+            out.answer(report, lambda out: out.draw(render.waiting(number or 0, waiting)))
             return Exit.INCOMPLETE
     target = path or file.with_name(f"{file.stem}.epoch-{closed.epoch}.certificate")
     _replace(target, closed.certificate.encode())
@@ -612,14 +615,16 @@ def demo(
 @app.command()
 def simulate(
     scenario: Annotated[str, typer.Option("--scenario", help="Which scenario.")] = "source",
-    replicas: Annotated[int, typer.Option("--replicas", metavar="N", min=2, help="How many.")] = 600_000,
+    replicas: Annotated[int, typer.Option("--replicas", metavar="N", min=3, help="How many.")] = 600_000,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="One seed, one run.")] = 1,
     as_json: Json = False,
 ) -> int:
     """Run a fleet of any size by the same rules, exactly."""
-    from klal.cli.simulate import simulate
+    from klal.cli.simulate import SCENARIOS, simulate
 
     out = Output(as_json=as_json)
+    if scenario not in SCENARIOS:
+        raise UsageError(f"scenario {scenario!r} is not known, want {' or '.join(SCENARIOS)}")
     return simulate(scenario=scenario, replicas=replicas, seed=seed, as_json=as_json, console=out.console)
 
 

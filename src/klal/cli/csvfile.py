@@ -134,10 +134,10 @@ class CsvReader:
         for index, name in enumerate(self.columns):
             # An INTEGER PRIMARY KEY would be SQLite's row number, which two replicas would both give out.
             declared = "TEXT" if index == key else types[index] if distinct[index] else "TEXT"
-            lines.append(f"{quoted(name)} {declared}{' PRIMARY KEY' if index == key else ''}")
+            lines.append(f"{spelled(name)} {declared}{' PRIMARY KEY' if index == key else ''}")
         if key is None:
             lines.insert(0, "id TEXT PRIMARY KEY DEFAULT (klal_id())")
-        return f"CREATE TABLE {quoted(table)} ({', '.join(lines)})"
+        return f"CREATE TABLE {spelled(table)} ({', '.join(lines)})"
 
     def _header(self) -> tuple[str, ...]:
         names = [name.strip() for name in next(self._records(), [])]
@@ -246,10 +246,15 @@ def match_columns(reader: CsvReader, table: str, declared: Sequence[tuple[str, s
 
 
 def quoted(name: str) -> str:
-    """Return `name` as SQL takes it, in quotes only where it needs them."""
+    """Return `name` as SQL always takes it, a keyword too."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def spelled(name: str) -> str:
+    """Return `name` as a person writes it in SQL: in quotes only where its characters need them."""
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         return name
-    return '"' + name.replace('"', '""') + '"'
+    return quoted(name)
 
 
 def write_csv(

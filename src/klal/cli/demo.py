@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -278,7 +279,8 @@ def _close_everywhere(stage: Stage, year: int) -> str:
     Returns:
         Its hash.
     """
-    hashes, state = set(), ""
+    hashes: set[str] = set()
+    state = ""
     for team in stage.teams:
         with team.opened() as replica:
             closed = _certificate(replica, stage.epoch)
@@ -537,6 +539,9 @@ def _fleet(stage: Stage, *, fast: bool) -> None:
 
     count = FLEET_FAST if fast else FLEET
     stage.heading(f"And {count:,}?")
+    if find_spec("numpy") is None:
+        stage.tell("Simulating needs numpy, which is not installed: pip install 'klal[sim]'")
+        return
     stage.tell(f"The same rules for {count:,} replicas, simulated exactly:", "")
     if stage.out.as_json:
         # The simulation prints its own JSON value; here it becomes a part of ours.

@@ -67,14 +67,14 @@ def table(*columns: str, right: Sequence[int] = ()) -> Table:
     return made
 
 
-def moment(unix_ms: int | None) -> str:
-    """Return a time in UTC, to the minute."""
-    if not unix_ms:
-        return "never"
+def _as_of(unix_ms: int | None) -> str:
+    """Return when word last came from elsewhere, in UTC, to the minute."""
+    if unix_ms is None:
+        return "no word from elsewhere yet"
     try:
-        return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+        return f"as of {datetime.fromtimestamp(unix_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
     except (OverflowError, ValueError, OSError):
-        return f"{unix_ms} ms"
+        return f"as of {unix_ms} ms"
 
 
 def _text(value: object) -> Text:
@@ -162,7 +162,7 @@ def status(report: Json, *, now_unix_ms: int, ascii_only: bool = False) -> Rende
         Group(*parts),
         title=Text.assemble((f" {shown(report['space'])} ", "bold")),
         title_align="left",
-        subtitle=Text(f" root {report['root'][:16]}, as of {moment(report['as_of_unix_ms'])} UTC ", style="dim"),
+        subtitle=Text(f" root {report['root'][:16]}, {_as_of(report['as_of_unix_ms'])} ", style="dim"),
         subtitle_align="right",
         padding=(1, 2),
         border_style="dim",
@@ -246,7 +246,7 @@ def conflicts(items: Sequence[Json]) -> RenderableType:
         made.add_row(
             shown(item["table"]),
             _key(item["key"]),
-            shown(item["column"]) if item["column"] else Text("whole row", style="dim"),
+            shown(item["column"]) if item["column"] else Text("(deleted)", style="dim"),
             *_claim(winner, "green"),
             *_claim(loser, "yellow"),
         )
@@ -257,11 +257,9 @@ def _key(key: Any) -> str:
     return ", ".join(shown(part) for part in key) if isinstance(key, list | tuple) else shown(key)
 
 
-def _claim(claim: Json | None, style: str) -> tuple[Text, Text]:
-    if claim is None:
-        return Text("(deleted)", style="dim"), Text()
-    value = claim["value"]
-    who = Text.assemble(shown(claim["member"]), " ", (short_change(claim["change"]), "dim"))
+def _claim(claim: Json, style: str) -> tuple[Text, Text]:
+    value, change = claim["value"], claim["change"]
+    who = Text.assemble(shown(claim["member"]), " ", (short_change(change) if change else "", "dim"))
     return (Text("NULL", style="dim") if value is None else Text(shown(value), style=style)), who
 
 

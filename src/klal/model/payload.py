@@ -18,6 +18,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import msgspec
 
@@ -47,7 +48,8 @@ _KEY_COUNT_MAX = 64
 
 _VALUE_TYPES = {type(None), int, float, str, bytes}
 _encode = msgspec.msgpack.Encoder().encode
-_decode_columns = msgspec.msgpack.Decoder(list[list[Value]]).decode  # type: ignore[var-annotated]
+# msgspec cannot tell text from bytes in a union, so values come as Any and are checked below.
+_decode_columns = msgspec.msgpack.Decoder(list[list[Any]]).decode
 
 
 class Kind(IntEnum):

@@ -11,6 +11,7 @@ Source:
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -37,7 +38,7 @@ _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
 class Default(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A column's DEFAULT: a literal, or the name of an allowed function."""
 
-    literal: Value = None
+    literal: Any = None  # A Value; msgspec cannot tell text from bytes in a union, so SCH-4 checks it.
     function: str = ""
 
 
@@ -96,6 +97,8 @@ def check_column(column: Column) -> None:
     if column.collation not in _COLLATIONS:
         raise MalformedError(f"collation {column.collation!r:.40} is not allowed", rule="SCH-4")
     default = column.default
+    if default is not None and type(default.literal) not in (type(None), int, float, str, bytes):
+        raise MalformedError(f"default of column {column.name!r:.40} is no SQL value", rule="SCH-4")
     if default is not None and default.function and (
         default.function not in DEFAULT_FUNCTIONS or default.literal is not None
     ):

@@ -1,0 +1,35 @@
+"""klal: an embedded database that every replica holds whole, and that can prove it.
+
+    import klal
+
+    with klal.open("season.db") as db:
+        db.execute("UPDATE penguin SET body_mass_g = ? WHERE id = ?", (3800, "N2A1"))
+        db.sync("usb-stick/")
+        print(db.coverage().is_whole)
+"""
+
+from __future__ import annotations
+
+from klal import errors
+from klal.api import check_certificate_file, create, join, open
+from klal.model.certificate import Certificate
+from klal.replica import Replica
+from klal.reports import ChangeId, Closed, Conflict, Coverage, Missing, Progress, Status, SyncReport
+
+__all__ = [
+    "Certificate",
+    "ChangeId",
+    "Closed",
+    "Conflict",
+    "Coverage",
+    "Missing",
+    "Progress",
+    "Replica",
+    "Status",
+    "SyncReport",
+    "check_certificate_file",
+    "create",
+    "errors",
+    "join",
+    "open",
+]

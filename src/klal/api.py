@@ -1,0 +1,156 @@
+"""Where the real world is handed in: files, keys, clock and dice for `create`, `join`, `open`."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import platformdirs
+
+from klal.errors import TransportError, UsageError
+from klal.file_station import FileStation
+from klal.model.acts import Genesis, Policy
+from klal.model.certificate import CERTIFICATE_SIZE_MAX, Certificate, check_certificate
+from klal.model.codec import HASH_SIZE, NAME_LENGTH_MAX
+from klal.model.keys import SEED_SIZE, SigningKey
+from klal.model.ticket import decode_ticket
+from klal.replica import Replica
+from klal.store.file import open_file
+from klal.store.home import Home
+from klal.store.store import Store, World, found_space, join_space
+from klal.sync.station import Station
+from klal.transport.folder import FolderStation
+
+
+class SystemClock:
+    """This machine's wall clock."""
+
+    def unix_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return time.time_ns() // 1_000_000
+
+
+class SystemEntropy:
+    """This machine's dice."""
+
+    def token(self, size: int) -> bytes:
+        """Return `size` random bytes."""
+        return os.urandom(size)
+
+
+_WORLD = World(SystemClock(), SystemEntropy())
+
+
+def create(path: str | Path, *, space: str, member: str, home: str | Path | None = None) -> Replica:
+    """Create a file with a new space, and `member` as its founder.
+
+    Args:
+        path: Must not exist.
+        space: Its name, for people.
+        member: The founder's name.
+        home: Folder that keeps keys and fences; the user's configuration folder by default.
+    """
+    _check_name("space", space)
+    _check_name("member", member)
+    key = SigningKey(_WORLD.entropy.token(SEED_SIZE))
+    genesis = Genesis(space, key.member_id, member, _WORLD.entropy.token(HASH_SIZE), Policy())
+    folder = _home(home)
+    store = found_space(Path(path), folder, _WORLD, genesis, key)
+    return Replica(store, lambda remote, _: _connect(remote, store, folder))
+
+
+def join(path: str | Path, ticket: str, *, member: str, home: str | Path | None = None) -> Replica:
+    """Create a file of the space that a ticket is for, offline; `sync` brings the whole.
+
+    With a home that has this member's key already, the member returns under the same key
+    and a new log: that is how a destroyed file comes back.
+    """
+    _check_name("member", member)
+    decoded = decode_ticket(ticket)
+    folder = _home(home)
+    store = join_space(Path(path), folder, _WORLD, decoded, member)
+    return Replica(store, lambda remote, _: _connect(remote, store, folder))
+
+
+def open(path: str | Path, *, home: str | Path | None = None, member: str | None = None) -> Replica:  # noqa: A001 - klal.open
+    """Open a klal file.
+
+    Args:
+        member: Whose key to use when the home has several for this space.
+
+    Raises:
+        UsageError: No such file. NotKlalError, NewerFormatError, DamagedError, BusyError.
+    """
+    folder = _home(home)
+    store = _open_store(Path(path), folder, member)
+    return Replica(store, lambda remote, _: _connect(remote, store, folder))
+
+
+def check_certificate_file(path: str | Path) -> Certificate:
+    """Return the certificate in a file if everything it says of itself holds.
+
+    Raises:
+        UsageError: No such file. RefusedError: What does not hold, with its rule.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > CERTIFICATE_SIZE_MAX:
+            raise UsageError(f"{path} is too large to be a certificate")
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    return check_certificate(data)
+
+
+def _home(home: str | Path | None) -> Home:
+    return Home(Path(home) if home is not None else platformdirs.user_config_path("klal"))
+
+
+def _open_store(path: Path, home: Home, member: str | None = None) -> Store:
+    connection = open_file(path)
+    try:
+        return Store(connection, path, home, _WORLD, member)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _check_name(what: str, name: str) -> None:
+    if not 0 < len(name) <= NAME_LENGTH_MAX or not name.isprintable():
+        raise UsageError(f"{what} name {name!r:.40} is empty, too long or not printable")
+
+
+class _OtherFile(FileStation):
+    """Another klal file, opened for one session."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._own = store
+
+    def release(self) -> None:
+        """Close the file."""
+        self._own.close()
+
+
+def _connect(remote: str, store: Store, home: Home) -> Station:
+    """Return the station that a remote's name stands for."""
+    if "://" in remote:
+        raise UsageError(f"{remote}: only files and folders can be synced with by this version")
+    path = Path(remote)
+    if path.is_dir():
+        return FolderStation(path, store.space_id)
+    if not path.exists():
+        raise TransportError(f"{path} does not exist", hint="name a klal file, or make the folder first")
+    if path.samefile(store.path):
+        raise UsageError(f"{path} is this very file")
+    other = _open_store(path, home)
+    try:
+        if other.space_id != store.space_id:
+            raise UsageError(f"{path} is of another space, {other.genesis.space_name!r}")
+        return _OtherFile(other)
+    except BaseException:
+        other.close()
+        raise
+
+

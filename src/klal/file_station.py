@@ -1,0 +1,161 @@
+"""One klal file as a station: what a session may ask of it, and the door for what it brings.
+
+Arrivals are stored in batches, each in one SQLite transaction; what was stored before a
+cut stays. A file without its key is a read-only source: it gives, and takes nothing.
+
+Source:
+    Protocol spec section 12, rules SYN-1 to SYN-9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from klal.errors import RefusedError
+from klal.model.codec import tree_leaf
+from klal.model.receipt import Receipt
+from klal.rules.admit import slice_count_of
+from klal.store.history import STATE_LACKING
+from klal.store.store import Store
+from klal.sync.station import (
+    Arrival,
+    LogState,
+    PartBegun,
+    PartLeaves,
+    PartSlice,
+    Receipts,
+    Roots,
+    Run,
+    roots_of,
+)
+
+_BATCH_COUNT = 1000  # Arrivals stored in one transaction.
+
+
+class FileStation:
+    """A store as a session sees it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pending = 0
+        store.intake.forget()
+        store.seal()
+        with store.reading():
+            pass
+        if self.takes:
+            store.apply_ready()
+            store.sign_receipt()
+
+    @property
+    def space_id(self) -> bytes:
+        """The space this file belongs to."""
+        return self._store.space_id
+
+    @property
+    def takes(self) -> bool:
+        """False when the file's key is not at hand."""
+        return self._store.identity is not None
+
+    def roots(self) -> Roots:
+        """Return the three roots as of now."""
+        history = self._store.history
+        return roots_of(history.frontier(), history.held_frontier(), self._store.knowledge.receipts())
+
+    def logs(self) -> list[LogState]:
+        """Return every log held, in the order in which they came: an inviter's first.
+
+        A log that waits in memory for its invitation is among them, so that the session
+        asks for the payload that shows it.
+        """
+        waiting = [LogState(*each, payload_length=0) for each in self._store.intake.waiting()]
+        logs = sorted(self._store.history.logs.values(), key=lambda log: log.log)
+        return [
+            LogState(log.log_id, log.member_id, log.incarnation, log.length, log.head_hash, log.payload_length)
+            for log in logs
+            if log.length
+        ] + waiting
+
+    def runs(self, log_id: bytes, start: int, stop: int) -> Iterator[Run]:
+        """Yield the headers [start, stop) as runs that end at seals."""
+        history = self._store.history
+        log = history.by_id[log_id]
+        for seal in history.seals(log, start, stop):
+            headers = tuple(stored.header_bytes for stored in history.lines(log, start, seal.length))
+            yield Run(log_id, log.member_id, log.incarnation, start, headers, seal)
+            start = seal.length
+
+    def payload_gaps(self, log_id: bytes, stop: int) -> list[range]:
+        """Return the seqs below `stop` whose payload is wanted."""
+        return self._store.intake.payload_gaps(log_id, stop)
+
+    def parts_begun(self, log_id: bytes, start: int, stop: int) -> list[PartBegun]:
+        """Return the parts of [start, stop) that are here in part."""
+        return [PartBegun(*begun) for begun in self._store.intake.begun(log_id, start, stop)]
+
+    def payloads(self, log_id: bytes, start: int, stop: int) -> Iterator[PartLeaves | PartSlice]:
+        """Yield the payloads of [start, stop) that are here, in order."""
+        history = self._store.history
+        log = history.by_id[log_id]
+        for stored in history.lines(log, start, stop):
+            if stored.state == STATE_LACKING:
+                continue
+            seq = stored.header.seq
+            for index, part in enumerate(stored.header.parts):
+                slices = list(history.slices(stored, index))
+                if slice_count_of(part) > 1:
+                    leaves = tuple(tree_leaf(data) for _, data in slices)
+                    yield PartLeaves(log_id, seq, part.table_id, leaves)
+                for number, data in slices:
+                    yield PartSlice(log_id, seq, part.table_id, number, data)
+
+    def receipts(self) -> list[Receipt]:
+        """Return the newest receipt of every log, ascending by log id."""
+        return list(self._store.knowledge.receipts().values())
+
+    def take(self, arrival: Arrival) -> None:
+        """Store one arrival after checking it.
+
+        Raises:
+            RefusedError: It breaks a rule; nothing of it is stored.
+        """
+        store = self._store
+        if not store.in_transaction:
+            store.begin(durable=True)
+        try:
+            self._take(arrival)
+        except RefusedError:
+            # Checks come before writes, so what the batch stored so far stands.
+            raise
+        except BaseException:
+            store.rollback()
+            self._pending = 0
+            raise
+        self._pending += 1
+        if self._pending >= _BATCH_COUNT:
+            self._flush()
+
+    def _take(self, arrival: Arrival) -> None:
+        intake = self._store.intake
+        match arrival:
+            case Run():
+                intake.take_run(arrival)
+            case PartLeaves():
+                intake.take_leaves(arrival.log_id, arrival.seq, arrival.table_id, arrival.leaves)
+            case PartSlice():
+                intake.take_slice(arrival.log_id, arrival.seq, arrival.table_id, arrival.index, arrival.data)
+            case Receipts():
+                for receipt in arrival.receipts:
+                    intake.take_receipt(receipt)
+
+    def _flush(self) -> None:
+        self._pending = 0
+        if self._store.in_transaction:
+            self._store.commit()
+
+    def settle(self) -> None:
+        """Make everything taken durable, apply what can be applied, sign a fresh receipt if due."""
+        if not self.takes:
+            return
+        self._flush()
+        self._store.apply_ready()
+        self._store.sign_receipt()

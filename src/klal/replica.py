@@ -1,0 +1,428 @@
+"""A replica: one klal file, opened. The object that programs hold.
+
+Every public call is one step: it commits wholly or changes nothing. Answers are values
+from `klal.reports`; "not yet" is a value too, except where a call asked for what only
+completeness can give, and then it is `IncompleteError` with the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from klal.errors import IncompleteError, ReadOnlyError, UsageError
+from klal.file_station import FileStation
+from klal.model.schema import Value
+from klal.reports import (
+    ChangeId,
+    Closed,
+    Conflict,
+    Coverage,
+    Finished,
+    Holders,
+    LogEntry,
+    MemberStatus,
+    Missing,
+    Progress,
+    Result,
+    Rows,
+    Status,
+    SyncReport,
+    Traffic,
+    Verified,
+)
+from klal.rules.merge import ChangeRef
+from klal.store.catalog import Table
+from klal.store.bulk import insert_many
+from klal.store.checks import check_store
+from klal.store.copy import backup_to
+from klal.store.declare import words_of
+from klal.store.store import Store
+from klal.survey import Survey
+from klal.sync.drive import Outcome, drive
+from klal.sync.station import Station
+
+Connect = Callable[[str, Store], Station]
+OnProgress = Callable[[Progress], None]
+
+
+class Replica:
+    """One SQLite file of one space, with a member's key, or without one and then read-only.
+
+    Made by `klal.create`, `klal.join` and `klal.open`. One thread uses it at a time.
+
+    Raises:
+        KlalError: From any method, as `klal.errors` says; never an error of SQLite's.
+    """
+
+    def __init__(self, store: Store, connect: Connect) -> None:
+        self._store = store
+        self._connect = connect
+
+    # -- identity ------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._store.path
+
+    @property
+    def space_id(self) -> bytes:
+        """The 32 bytes that name the space."""
+        return self._store.space_id
+
+    @property
+    def space_name(self) -> str:
+        """The name the founder gave the space."""
+        return self._store.genesis.space_name
+
+    @property
+    def member_id(self) -> bytes:
+        """The member's public key, or empty bytes when the file has no key here."""
+        return self._store.member_id
+
+    @property
+    def member_name(self) -> str:
+        """The member's name, or "" when the file has no key here."""
+        return "" if self._store.identity is None else self._store.identity.name
+
+    @property
+    def log_id(self) -> bytes:
+        """The log this file writes, or empty bytes before it has one."""
+        own = self._store.writer.own
+        return b"" if own is None else own.log.log_id
+
+    @property
+    def read_only(self) -> bool:
+        """True when the member's key is not at hand."""
+        return self._store.identity is None
+
+    def close(self) -> None:
+        """Seal what was written and release the file."""
+        self._store.close()
+
+    def __enter__(self) -> Replica:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- SQL -----------------------------------------------------------------------------
+
+    def execute(self, sql: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> Result:
+        """Run one SQL statement, committed as one change unless a transaction is open.
+
+        Raises:
+            UsageError: SQL that SQLite or klal refuses; a row that breaks a constraint
+                (`ConstraintError`). The statement is undone.
+            BusyError: Another process holds the file.
+        """
+        writer = self._store.writer
+        plan = writer.plan(sql)
+        if plan == "read":
+            outcome = self._store.run_read(sql, parameters)
+            return Result(0, None, outcome.columns, outcome.rows)
+        if plan not in ("write", "returning", "ddl"):
+            return self._transact(plan, sql)
+        with self._step() as step:
+            if plan == "ddl":
+                writer.declare(sql)
+                return step.result(0)
+            outcome = writer.run(sql, parameters, gives_rows=plan == "returning")
+            return step.result(outcome.row_count, outcome.columns, outcome.rows)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Value] | Mapping[str, Value]]) -> Result:
+        """Run one INSERT, UPDATE or DELETE for each row of parameters, as one change."""
+        writer = self._store.writer
+        if writer.plan(sql) not in ("write", "returning"):
+            raise UsageError("executemany wants an INSERT, UPDATE or DELETE")
+        with self._step() as step:
+            return step.result(writer.run_many(sql, rows).row_count)
+
+    def insert_many(
+        self, table: str, rows: Iterable[Sequence[Value] | Mapping[str, Value]], *, columns: Sequence[str] | None = None
+    ) -> Result:
+        """Insert many rows as one change, faster than SQL can.
+
+        Args:
+            table: Its name.
+            rows: Tuples in the order of `columns`, or mappings by column name.
+            columns: Names for tuples; all of the table's, in its order, by default.
+
+        Raises:
+            UsageError: A row of another shape, or one that breaks a constraint; nothing was inserted.
+        """
+        with self._step() as step:
+            return step.result(insert_many(self._store.connection, self._store.writer, self._table(table), rows, columns))
+
+    def query(self, sql: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> Rows:
+        """Return the rows of a SELECT.
+
+        Raises:
+            UsageError: Not a query.
+        """
+        if self._store.writer.plan(sql) != "read":
+            raise UsageError("query wants a statement that only reads")
+        outcome = self._store.run_read(sql, parameters)
+        return Rows(outcome.columns, outcome.rows)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Replica]:
+        """Make several statements one change: all of them, or nothing if the block raises."""
+        if self._store.in_transaction:
+            raise UsageError("a transaction is open already; use SAVEPOINT inside it")
+        with self._store.writing():
+            yield self
+
+    def tables(self) -> list[str]:
+        """Return the names of the replicated tables, sorted."""
+        return sorted(table.name for table in self._store.catalog.by_id.values())
+
+    def table_columns(self, name: str) -> list[tuple[str, str]]:
+        """Return (name, declared type) of a table's columns, in its order."""
+        return [(info.name, info.column.type) for info in self._table(name).columns]
+
+    def table_key(self, name: str) -> list[str]:
+        """Return the names of a table's key columns, in key order."""
+        return [info.name for info in self._table(name).key]
+
+    def _table(self, name: str) -> Table:
+        return self._store.catalog.named(name)
+
+    def _transact(self, word: str, sql: str) -> Result:
+        """Run the user's own BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE."""
+        store = self._store
+        words = words_of(sql)
+        nothing = Result(0, None)
+        if word == "BEGIN":
+            if store.in_transaction:
+                raise UsageError("a transaction is open already")
+            store.begin()
+            return nothing
+        if not store.in_transaction:
+            raise UsageError(f"{word} outside a transaction")
+        if word in ("COMMIT", "END"):
+            return Result(0, self._change_id(store.commit()))
+        if word == "ROLLBACK" and "TO" not in words:
+            store.rollback()
+            return nothing
+        store.writer.savepoint(sql, word)
+        return nothing
+
+    @contextmanager
+    def _step(self) -> Iterator[_Step]:
+        """One statement: a transaction of its own, or part of the open one."""
+        store = self._store
+        step = _Step()
+        if store.in_transaction:
+            yield step
+            return
+        store.begin()
+        try:
+            yield step
+        except BaseException:
+            store.rollback()
+            raise
+        step.finish(self._change_id(store.commit()))
+
+    def _change_id(self, change: ChangeRef | None) -> ChangeId | None:
+        return None if change is None else ChangeId(self._store.history.logs[change.log].log_id, change.seq)
+
+    # -- exchange ------------------------------------------------------------------------
+
+    def sync(
+        self,
+        *remotes: str | Path,
+        progress: OnProgress | None = None,
+        byte_count_max: int | None = None,
+    ) -> SyncReport:
+        """Exchange with other klal files, or folders that others share, until both hold the same.
+
+        Args:
+            remotes: Paths. A file without its key at hand only gives.
+            progress: Called now and then.
+            byte_count_max: Stop after about this many bytes; what arrived whole is kept.
+
+        Raises:
+            TransportError: A remote cannot be reached; what had arrived is kept.
+            RefusedError: A remote of another space.
+        """
+        if not remotes:
+            raise UsageError("sync wants at least one remote")
+        if self._store.in_transaction:
+            raise UsageError("sync cannot run inside a transaction")
+        if self._store.identity is None:
+            raise ReadOnlyError(f"{self.path} is read-only here: the key of its member is not at hand")
+        outcomes = [self._sync_one(str(remote), progress, byte_count_max) for remote in remotes]
+        return SyncReport(
+            _traffic([outcome.sent for outcome in outcomes]),
+            _traffic([outcome.received for outcome in outcomes]),
+            all(outcome.equal for outcome in outcomes[-1:]),
+            outcomes[-1].roots.known,
+            tuple(sentence for outcome in outcomes for sentence in outcome.refused),
+        )
+
+    def _sync_one(self, remote: str, progress: OnProgress | None, byte_count_max: int | None) -> Outcome:
+        told = None if progress is None else lambda phase, done, total: progress(Progress(phase, done, total))
+        station = self._connect(remote, self._store)
+        try:
+            outcome = drive(FileStation(self._store), station, on_progress=told, byte_count_max=byte_count_max)
+        finally:
+            release = getattr(station, "release", None)
+            if release is not None:
+                release()
+        self._store.note_contact()
+        return outcome
+
+    def invite(self, *, use_count_max: int = 100) -> str:
+        """Record an invitation and return its ticket: whoever has it may join, offline.
+
+        Args:
+            use_count_max: How many members it is meant for; over-use is listed, not refused.
+        """
+        if not 1 <= use_count_max < 1 << 31:
+            raise UsageError(f"use_count_max is {use_count_max}, want at least 1")
+        return self._store.invite(use_count_max)
+
+    # -- completeness --------------------------------------------------------------------
+
+    def _survey(self) -> Survey:
+        return Survey(self._store)
+
+    def status(self) -> Status:
+        """Return where this replica stands, computed from what is stored in the file."""
+        with self._store.reading():
+            return self._survey().status()
+
+    def coverage(self) -> Coverage:
+        """Return how much of what is known of is held here."""
+        with self._store.reading():
+            return self._survey().coverage()
+
+    def missing(self) -> list[Missing]:
+        """Return what is known of and not here, who owes it and who holds it."""
+        with self._store.reading():
+            return list(self._survey().coverage().missing)
+
+    def who_has(self, change: ChangeId | str) -> Holders:
+        """Return who is known, by signed receipts, to hold a change.
+
+        Raises:
+            UsageError: Not a change that is known of here.
+        """
+        with self._store.reading():
+            return self._survey().who_has(ChangeId.parse(change) if isinstance(change, str) else change)
+
+    def members(self) -> list[MemberStatus]:
+        """Return the members of the space, by name."""
+        with self._store.reading():
+            return list(self._survey().status().members)
+
+    def conflicts(self) -> list[Conflict]:
+        """Return every value that lost against one its writer had not seen."""
+        with self._store.reading():
+            return self._survey().conflicts()
+
+    def log(self, *, limit: int | None = None, table: str | None = None) -> list[LogEntry]:
+        """Return the changes held here, newest first in the one order all replicas share."""
+        with self._store.reading():
+            return self._survey().log(limit, table)
+
+    def finish(self) -> Finished:
+        """Say that this member has nothing more to add to the running epoch.
+
+        What is written afterwards belongs to the next epoch.
+
+        Raises:
+            IncompleteError: This member has finished that epoch and the epoch before is
+                not complete here; `.waiting_for` says whom it waits for.
+        """
+        store = self._store
+        if store.in_transaction:
+            raise UsageError("finish cannot run inside a transaction")
+        with store.reading():
+            self._survey().check_may_finish()
+        epoch = store.finish()
+        member_id = store.member_id
+        logs = tuple(
+            (log.log_id, log.length)
+            for log in sorted(store.history.logs.values(), key=lambda log: log.log_id)
+            if log.member_id == member_id and log.length
+        )
+        return Finished(epoch, logs)
+
+    def close_epoch(self, epoch: int | None = None) -> Closed:
+        """Return the certificate of an epoch.
+
+        Args:
+            epoch: Its number; by default the newest that this member has finished.
+
+        Raises:
+            IncompleteError: Not complete here; `.waiting_for` names members and reasons.
+        """
+        with self._store.reading():
+            survey = self._survey()
+            number = survey.epoch_to_close() if epoch is None else epoch
+            certificate = self._store.certificate(number)
+            if certificate is None:
+                waiting = survey.waiting_for(number)
+                names = ", ".join(f"{each.member_name} ({each.reason})" for each in waiting) or "earlier epochs"
+                raise IncompleteError(
+                    f"epoch {number} is not complete here: it waits for {names}", waiting_for=waiting, epoch=number
+                )
+            return Closed(number, certificate, survey.epoch_state(number))
+
+    # -- proof and copies ----------------------------------------------------------------
+
+    def verify(self, progress: OnProgress | None = None) -> Verified:
+        """Check every hash, link, seal, receipt, payload and certificate, and replay all rows.
+
+        Raises:
+            RefusedError: The first thing that does not hold: `.rule`, and `.evidence` for where.
+        """
+        told = None if progress is None else lambda done, total: progress(Progress("verify", done, total))
+        counts = check_store(self._store, told)
+        return Verified(counts.changes, counts.payloads, counts.receipts, counts.certificates)
+
+    def backup(self, to: str | Path, progress: OnProgress | None = None) -> None:
+        """Write a copy of everything to a new path, without this writer's identity.
+
+        Whoever opens the copy with a member's key writes to it as a log of its own.
+        """
+        told = None if progress is None else lambda done, total: progress(Progress("backup", done, total))
+        self._store.seal()
+        backup_to(self._store.connection, Path(to), told)
+
+    def __repr__(self) -> str:
+        return f"<klal.Replica {str(self.path)!r} of {self.space_name!r}, member {self.member_name!r}>"
+
+
+class _Step:
+    """The result of one statement, completed with its change once that is committed."""
+
+    def __init__(self) -> None:
+        self._result: Result | None = None
+
+    def result(
+        self, row_count: int, columns: tuple[str, ...] = (), rows: list[tuple[Value, ...]] | None = None
+    ) -> Result:
+        self._result = Result(row_count, None, columns, rows or [])
+        return self._result
+
+    def finish(self, change: ChangeId | None) -> None:
+        if self._result is not None and change is not None:
+            object.__setattr__(self._result, "change", change)
+
+
+def _traffic(parts: Iterable[Any]) -> Traffic:
+    parts = list(parts)
+    return Traffic(
+        sum(part.change_count for part in parts),
+        sum(part.payload_count for part in parts),
+        sum(part.byte_count for part in parts),
+    )

@@ -1,0 +1,461 @@
+"""What a replica answers: plain values, each with the JSON that the command line prints.
+
+Shapes are public: keys may be added, none is ever renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from klal.errors import UsageError
+from klal.model.certificate import Certificate
+from klal.model.codec import HASH_SIZE
+from klal.model.schema import Key, Value
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ChangeId:
+    """A change by its log and number, the same on every replica."""
+
+    log_id: bytes
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.log_id.hex()}:{self.seq}"
+
+    @staticmethod
+    def parse(text: str) -> ChangeId:
+        """Return the id that `text` spells as LOGHEX:SEQ.
+
+        Raises:
+            UsageError: It spells none.
+        """
+        log, colon, seq = text.strip().partition(":")
+        try:
+            log_id = bytes.fromhex(log)
+        except ValueError:
+            log_id = b""
+        if not colon or len(log_id) != HASH_SIZE or not (seq.isascii() and seq.isdigit()):
+            raise UsageError(f"{text!r:.100} is not a change: want 64 hex digits, a colon and a number")
+        return ChangeId(log_id, int(seq))
+
+
+class Rows(list[tuple[Value, ...]]):
+    """The rows of a query, in order, with the names of their columns."""
+
+    def __init__(self, columns: Sequence[str], rows: Sequence[tuple[Value, ...]]) -> None:
+        super().__init__(rows)
+        self.columns = tuple(columns)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return one object per row; bytes are given as hex in the form x'..'."""
+        return [dict(zip(self.columns, map(json_value, row), strict=True)) for row in self]
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        head = "".join(f"<th>{_escape(name)}</th>" for name in self.columns)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{_escape(json_value(value))}</td>' for value in row)}</tr>" for row in self
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def json_value(value: Value) -> Any:
+    """Return a value as JSON can carry it."""
+    return f"x'{value.hex()}'" if isinstance(value, bytes) else value
+
+
+def _escape(value: object) -> str:
+    return str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a statement did.
+
+    Shape:
+        row_count: rows it changed.
+        change: the committed change; None for a query, or inside a transaction.
+    """
+
+    row_count: int
+    change: ChangeId | None
+    columns: tuple[str, ...] = ()
+    rows: list[tuple[Value, ...]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"row_count": self.row_count, "change": None if self.change is None else str(self.change)}
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What went one way in a session. `bytes` counts the frames."""
+
+    changes: int
+    payloads: int
+    bytes: int
+
+    def to_json(self) -> dict[str, int]:
+        return {"changes": self.changes, "payloads": self.payloads, "bytes": self.bytes}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a long piece of work is."""
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What a sync did.
+
+    Shape:
+        equal: both roots are the same now, with the last remote that was named.
+        refused: sentences about what was not taken, and why.
+    """
+
+    sent: Traffic
+    received: Traffic
+    equal: bool
+    root: bytes
+    refused: tuple[str, ...] = ()
+
+    @property
+    def sent_count(self) -> int:
+        """Changes sent."""
+        return self.sent.changes
+
+    @property
+    def received_count(self) -> int:
+        """Changes received."""
+        return self.received.changes
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sent": self.sent.to_json(),
+            "received": self.received.to_json(),
+            "equal": self.equal,
+            "root": self.root.hex(),
+            "refused": list(self.refused),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A stretch of one log that is known of and not here."""
+
+    member_name: str
+    member_id: bytes
+    log_id: bytes
+    start: int
+    stop: int
+    what: str
+    holders: tuple[str, ...]
+
+    @property
+    def change_count(self) -> int:
+        """How many changes it is."""
+        return self.stop - self.start
+
+    @property
+    def member(self) -> str:
+        """Name of the member who owes it."""
+        return self.member_name
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "member": self.member_name,
+            "log": self.log_id.hex(),
+            "from": self.start,
+            "to": self.stop,
+            "what": self.what,
+            "holders": list(self.holders),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of what is known is here.
+
+    Shape:
+        held, known: changes whose header is here / that any signed statement here names.
+        payloads_held, payloads_known: the same for payloads.
+        as_of_unix_ms: when a session last brought word from elsewhere; None if never.
+    """
+
+    held: int
+    known: int
+    payloads_held: int
+    payloads_known: int
+    missing: tuple[Missing, ...]
+    as_of_unix_ms: int | None
+
+    @property
+    def is_whole(self) -> bool:
+        """True when nothing that is known of is missing."""
+        return not self.missing
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """Who has one change, by signed receipts; oneself by what is stored here."""
+
+    change: ChangeId
+    holders: tuple[str, ...]
+    lacking: tuple[str, ...]
+    unknown: tuple[str, ...]
+    is_stable: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "change": str(self.change),
+            "holders": list(self.holders),
+            "lacking": list(self.lacking),
+            "unknown": list(self.unknown),
+            "stable": self.is_stable,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One member as this replica knows it.
+
+    Shape:
+        state: "whole", "behind" or "unknown", by the member's newest receipt.
+        last_seen_unix_ms: when that receipt was signed, by the member's clock; None if never.
+        finished: whether the member has finished the epoch that status shows.
+    """
+
+    member_id: bytes
+    name: str
+    state: str
+    last_seen_unix_ms: int | None
+    finished: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "member": self.member_id.hex(),
+            "name": self.name,
+            "state": self.state,
+            "last_seen_unix_ms": self.last_seen_unix_ms,
+            "finished": self.finished,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Whom an epoch waits for, and why.
+
+    Shape:
+        reason: "not finished", "missing changes" or "missing payloads".
+        count: how many changes are missing; 0 for "not finished".
+    """
+
+    member_name: str
+    member_id: bytes
+    reason: str
+    count: int
+    holders: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "member": self.member_name,
+            "reason": self.reason,
+            "count": self.count,
+            "holders": list(self.holders),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EpochStatus:
+    """The epoch that status shows: the first that is not closed and has work in it."""
+
+    number: int
+    state: str
+    waiting_for: tuple[Waiting, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "number": self.number,
+            "state": self.state,
+            "waiting_for": [waiting.to_json() for waiting in self.waiting_for],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything about where this replica stands."""
+
+    space: str
+    member: str
+    state: str
+    standing: str
+    coverage: Coverage
+    root: bytes
+    members: tuple[MemberStatus, ...]
+    epoch: EpochStatus
+    stable_count: int
+    only_here: int
+    conflicts: int
+    violations: int
+    parked: int
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        coverage = self.coverage
+        return {
+            "space": self.space,
+            "member": self.member,
+            "state": self.state,
+            "standing": self.standing,
+            "headers": {"held": coverage.held, "known": coverage.known},
+            "payloads": {"held": coverage.payloads_held, "known": coverage.payloads_known},
+            "root": self.root.hex(),
+            "as_of_unix_ms": coverage.as_of_unix_ms,
+            "members": [member.to_json() for member in self.members],
+            "epoch": self.epoch.to_json(),
+            "stable": {"changes": self.stable_count, "of": coverage.known},
+            "only_here": self.only_here,
+            "conflicts": self.conflicts,
+            "violations": self.violations,
+            "parked": self.parked,
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A member's word on an epoch: its logs end at these lengths."""
+
+    epoch: int
+    logs: tuple[tuple[bytes, int], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "logs": [{"log": log_id.hex(), "length": length} for log_id, length in self.logs]}
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A complete epoch with its certificate; closed once every counted member names it."""
+
+    epoch: int
+    certificate: Certificate
+    state: str
+
+    @property
+    def grade(self) -> str:
+        """Return "complete", or "without" if members were gone on without."""
+        return self.certificate.grade
+
+    @property
+    def without(self) -> tuple[bytes, ...]:
+        """Ids of the members gone on without."""
+        return tuple(member_id for member_id, _ in self.certificate.body.retired)
+
+    def write(self, path: str | Path) -> None:
+        """Write the certificate as a file of its own."""
+        Path(path).write_bytes(self.certificate.encode())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "certificate": None,
+            "hash": self.certificate.hash.hex(),
+            "grade": self.grade,
+            "without": [member_id.hex() for member_id in self.without],
+            "state": self.state,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One side of a conflict: a value, or a deletion, and who wrote it where."""
+
+    value: Value
+    member_name: str
+    change: ChangeId | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "value": json_value(self.value),
+            "member": self.member_name,
+            "change": None if self.change is None else str(self.change),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A value that lost against one its writer had not seen. column is None for a deletion."""
+
+    table: str
+    key: Key
+    column: str | None
+    winner: Claim
+    loser: Claim
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "table": self.table,
+            "key": [json_value(value) for value in self.key],
+            "column": self.column,
+            "winner": self.winner.to_json(),
+            "loser": self.loser.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One change of the history.
+
+    Shape:
+        tables: table name -> row writes.
+        acts: what else it did, as words.
+        state: "local", "held" (by somebody else too) or "stable" (by every member).
+        is_late: it belongs to a later epoch than it was written in.
+    """
+
+    change: ChangeId
+    member_name: str
+    unix_ms: int
+    epoch: int
+    tables: dict[str, int]
+    acts: tuple[str, ...]
+    state: str
+    is_late: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "change": str(self.change),
+            "member": self.member_name,
+            "unix_ms": self.unix_ms,
+            "epoch": self.epoch,
+            "tables": dict(self.tables),
+            "state": self.state,
+            "acts": list(self.acts),
+            "late": self.is_late,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How much was proven."""
+
+    changes: int
+    payloads: int
+    receipts: int
+    certificates: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ok": True,
+            "changes": self.changes,
+            "payloads": self.payloads,
+            "receipts": self.receipts,
+            "certificates": self.certificates,
+        }

@@ -1,0 +1,346 @@
+"""Applying what others wrote: judge a change by its past, then merge its rows.
+
+A change is applied when all of its past is. A change that breaks a rule which only its
+past can show (an unreadable payload, a wrong epoch, a wrong certificate) is applied
+*without effect*: it stays in history, its successors go on, and the verdict is the same
+on every replica because it depends on nothing but the change and its past (T9).
+
+Source:
+    Protocol spec sections 10 and 13, rules APP-1 to APP-4, EPO-1, EPO-4. Decision D10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import apsw
+
+from klal.errors import MalformedError
+from klal.model.acts import Act, AddColumn, Close, CreateTable, Genesis, decode_acts
+from klal.model.codec import UNIX_MS_MAX
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header
+from klal.model.payload import Kind, Segment, decode_segments
+from klal.model.schema import Key, Value
+from klal.rules.closing import Cut, covers
+from klal.rules.merge import ChangeRef, Write, merge_write
+from klal.rules.order import OrderKey, draw_of, order_stamp
+from klal.store.catalog import Catalog, ColumnInfo, Table
+from klal.store.history import STATE_APPLIED, STATE_VOID, History, Log, Stored
+from klal.store.rows import Rows
+from klal.store.window import Window
+
+_ROWS_PER_INSERT = 16  # More per statement gains nothing; plain multi-row INSERT without OR FAIL loses.
+_STRICT_TYPES: dict[str, tuple[type, ...]] = {
+    "INT": (int,),
+    "INTEGER": (int,),
+    "REAL": (float, int),
+    "TEXT": (str,),
+    "BLOB": (bytes,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """An epoch whose certificate is known here: its hash and its cut."""
+
+    certificate_hash: bytes
+    cut: Cut
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of trying to apply one change.
+
+    Shape:
+        waits_for: the hash it waits for, or None.
+        waits_for_epoch: the epoch that must end here first, or None.
+    """
+
+    is_applied: bool
+    waits_for: bytes | None = None
+    waits_for_epoch: int | None = None
+    acts: tuple[Act, ...] = ()
+
+
+class Applier:
+    """Applies held changes to the tables of one file."""
+
+    def __init__(self, connection: apsw.Connection, history: History, catalog: Catalog, rows: Rows) -> None:
+        self._connection = connection
+        self._history = history
+        self._catalog = catalog
+        self._rows = rows
+        self.window = Window(history)
+        self.closed: list[Closed] = []
+        self.not_after_ms = UNIX_MS_MAX
+
+    def apply(self, log: Log, epoch_max: int) -> Verdict:
+        """Apply the next change of `log`, if its past and its epoch allow.
+
+        Args:
+            log: A log with a held, unapplied change whose payload is here.
+            epoch_max: Changes of a later epoch stay parked (EPO-2).
+        """
+        ref = ChangeRef(log.log, log.applied_length)
+        stored = self._history.read(ref)
+        header = stored.header
+        if header.epoch > epoch_max:
+            return Verdict(is_applied=False, waits_for_epoch=header.epoch - 1)
+        past = []
+        for hashed in header.past:
+            dependency = self._history.find(hashed)
+            if dependency is None or self._history.logs[dependency.log].applied_length <= dependency.seq:
+                return Verdict(is_applied=False, waits_for=hashed)
+            past.append(dependency)
+        before = self._history.head_vector(log)
+        vector = self._vector(before, past)
+        fault = self._fault(log, header, past, vector)
+        stamp = self._stamp(log, header, past)
+        acts: tuple[Act, ...] = ()
+        state = STATE_VOID
+        if fault is None:
+            stored.order_stamp = stamp
+            order = OrderKey(
+                stamp,
+                draw_of(self._history.space_id, header.certificate, log.member_id),
+                self._history.hash_at(ref),
+            )
+            # The past is recorded before the rows: the merge asks what this change saw.
+            vector[log.log] = ref.seq + 1
+            self._history.record_past(ref, before, vector)
+            acts, state = self._perform(ref, stored, order, vector)
+        else:
+            vector[log.log] = ref.seq + 1
+            self._history.record_past(ref, before, vector)
+        log.vector = vector
+        log.applied_length += 1
+        log.order_stamp = stamp
+        self._history.set_state(stored.lsn, state, stamp)
+        return Verdict(is_applied=True, acts=acts)
+
+    def _vector(self, before: dict[int, int], past: Sequence[ChangeRef]) -> dict[int, int]:
+        vector = dict(before)
+        for dependency in past:
+            log = self._history.logs[dependency.log]
+            is_head = dependency.seq == log.applied_length - 1
+            seen = self._history.head_vector(log) if is_head else self._history.vector(dependency)
+            for index, length in seen.items():
+                if length > vector.get(index, 0):
+                    vector[index] = length
+        return vector
+
+    def _stamp(self, log: Log, header: Header, past: Sequence[ChangeRef]) -> int:
+        greatest = log.order_stamp
+        for dependency in past:
+            other = self._history.logs[dependency.log]
+            is_head = dependency.seq == other.applied_length - 1
+            stamp = other.order_stamp if is_head else self._history.read(dependency).order_stamp
+            greatest = max(greatest, stamp)
+        return order_stamp(header.unix_ms, self.not_after_ms, greatest)
+
+    def _fault(self, log: Log, header: Header, past: Sequence[ChangeRef], vector: dict[int, int]) -> str | None:
+        """Return the rule that this header breaks against its own past, or None."""
+        before = None if header.seq == 0 else self._history.read(ChangeRef(log.log, header.seq - 1)).header
+        if before is not None and not past and header.certificate == before.certificate and header.epoch >= before.epoch:
+            return None  # Nothing new was seen, so nothing new can be wrong.
+        epochs = [self._history.read(dependency).header.epoch for dependency in past]
+        if before is not None:
+            epochs.append(before.epoch)
+        if header.epoch < max(epochs, default=0):
+            return "EPO-1"
+        return None if header.certificate == self.certificate_in(vector) else "EPO-4"
+
+    def certificate_in(self, vector: dict[int, int]) -> bytes:
+        """Return the newest certificate that this past holds, or 32 zero bytes (EPO-4)."""
+        for closed in reversed(self.closed):
+            if covers(vector, closed.cut):
+                return closed.certificate_hash
+        return NO_CERTIFICATE
+
+    # -- effects ---------------------------------------------------------------------
+
+    def _perform(
+        self, ref: ChangeRef, stored: Stored, order: OrderKey, vector: dict[int, int]
+    ) -> tuple[tuple[Act, ...], int]:
+        self._connection.execute("SAVEPOINT klal_perform")
+        try:
+            acts = self._acts(stored, order)
+            unseen = self.window.unseen(vector)
+            unseen.pop(ref.log, None)
+            for part in stored.header.parts:
+                if part.table_id != ACTS_TABLE:
+                    data = self._history.part(stored, part.table_id)
+                    assert data is not None, "only changes whose payload is here are applied"
+                    self._merge_part(ref, order, part.table_id, data, unseen)
+        except MalformedError:
+            # T9: whatever cannot be read has no effect, the same everywhere.
+            self._connection.execute("ROLLBACK TO klal_perform")
+            self._connection.execute("RELEASE klal_perform")
+            self._catalog.load()
+            self._rows.forget()
+            return (), STATE_VOID
+        self._connection.execute("RELEASE klal_perform")
+        return acts, STATE_APPLIED
+
+    def _acts(self, stored: Stored, order: OrderKey) -> tuple[Act, ...]:
+        data = self._history.part(stored, ACTS_TABLE)
+        if data is None:
+            return ()
+        acts = decode_acts(data)
+        for act in acts:
+            match act:
+                case CreateTable():
+                    self._catalog.declare_table(act.definition, order_bytes(order))
+                case AddColumn():
+                    self._catalog.declare_column(act.table_id, act.column)
+                case Genesis():
+                    self.not_after_ms = act.policy.not_after_ms
+                case Close() if act.epoch != stored.header.epoch:
+                    raise MalformedError(f"close of epoch {act.epoch} in epoch {stored.header.epoch}", rule="EPO-1")
+                case _:
+                    pass
+        return acts
+
+    def _merge_part(
+        self, ref: ChangeRef, order: OrderKey, table_id: bytes, data: bytes, unseen: dict[int, tuple[int, int]]
+    ) -> None:
+        table = self._catalog.by_id.get(table_id)
+        if table is None:
+            raise MalformedError(f"rows of unknown table {table_id.hex()[:8]}", rule="APP-3")
+        for segment in decode_segments(data):
+            columns = _columns(table, segment)
+            keys = set(segment.keys)
+            if len(keys) != len(segment.keys):
+                raise MalformedError("segment writes a key twice", rule="PAY-4")
+            slow = self.window.touched(unseen, table_id, keys) if unseen else set()
+            slow |= self._rows.keys_with_side(table, keys)
+            if segment.lives is not None:
+                slow |= {key for key, life in zip(segment.keys, segment.lives, strict=True) if life > 1}
+            self._merge_segment(ref, order, table, columns, segment, slow, unseen)
+
+    def _merge_segment(  # noqa: PLR0913 - one segment in its context; a bag of these would only hide them
+        self,
+        ref: ChangeRef,
+        order: OrderKey,
+        table: Table,
+        columns: tuple[ColumnInfo, ...],
+        segment: Segment,
+        slow: set[Key],
+        unseen: dict[int, tuple[int, int]],
+    ) -> None:
+        if segment.kind is Kind.DELETE:
+            slow = set(segment.keys)  # A delete keeps an image, so each row is read anyway.
+        fast = [row for row, key in enumerate(segment.keys) if key not in slow]
+        if fast and not self._write_blind(table, columns, segment, fast):
+            fast = []
+            slow = set(segment.keys)
+        for row, key in enumerate(segment.keys):
+            if key in slow:
+                cells = {column: values[row] for column, values in zip(segment.columns, segment.values, strict=True)}
+                write = Write(ref, order, segment.kind, segment.life(row), cells)
+                was = self._rows.load(table, key)
+                window = self.window.writes(unseen, table.table_id, key) if unseen else []
+                now = merge_write(was, window, write, self._history.sees)
+                try:
+                    self._rows.save(table, key, was, now)
+                except apsw.ConstraintError as error:
+                    raise MalformedError(f"row does not fit its table: {error}", rule="APP-4") from error
+
+    def _write_blind(self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: list[int]) -> bool:
+        """Write rows that nothing here can conflict with; False, and nothing written, if they do not fit.
+
+        Not fitting means a faulty writer: an INSERT of a row that its own past holds, or
+        an UPDATE of one that it does not. The careful path gives that its meaning.
+        """
+        self._connection.execute("SAVEPOINT klal_blind")
+        before = self._connection.total_changes()
+        try:
+            if segment.kind is Kind.INSERT:
+                self._insert_blind(table, columns, segment, fast)
+            else:
+                self._update_blind(table, columns, segment, fast)
+        except apsw.ConstraintError:
+            fits = False
+        else:
+            fits = self._connection.total_changes() - before == len(fast)
+        if not fits:
+            self._connection.execute("ROLLBACK TO klal_blind")
+        self._connection.execute("RELEASE klal_blind")
+        return fits
+
+    def _insert_blind(self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: list[int]) -> None:
+        lists = [*zip(*segment.keys, strict=True), *segment.values]
+        if len(fast) != len(segment.keys):
+            lists = [[values[row] for row in fast] for values in lists]
+        insert_rows(self._connection, table, columns, list(zip(*lists, strict=True)))
+
+    def _update_blind(self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: list[int]) -> None:
+        if not columns:
+            raise MalformedError("update writes no column", rule="PAY-4")
+        # Sorted by key: neighbours share pages, which halves the time of a large batch.
+        order = sorted(fast, key=lambda row: tuple(map(_sort_key, segment.keys[row])))
+        rows = ((*(values[row] for values in segment.values), *segment.keys[row]) for row in order)
+        self._connection.executemany(table.update(columns), rows)
+
+
+def insert_rows(
+    connection: apsw.Connection, table: Table, columns: tuple[ColumnInfo, ...], rows: Sequence[tuple[Value, ...]]
+) -> None:
+    """Insert rows of key and `columns` values, many to a statement.
+
+    The caller holds a savepoint: OR FAIL spares SQLite a statement journal, so a row
+    that fails leaves those before it.
+    """
+    whole = len(rows) - len(rows) % _ROWS_PER_INSERT
+    if whole:
+        batches = (
+            tuple(chain.from_iterable(rows[i : i + _ROWS_PER_INSERT])) for i in range(0, whole, _ROWS_PER_INSERT)
+        )
+        connection.executemany(table.insert(columns, _ROWS_PER_INSERT), batches)
+    if whole < len(rows):
+        connection.executemany(table.insert(columns, 1), rows[whole:])
+
+
+def order_bytes(order: OrderKey) -> bytes:
+    """Return bytes that sort as the order key does."""
+    return order.stamp.to_bytes(8, "big") + order.draw + order.header_hash
+
+
+def _columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
+    """Return the table's columns that a segment writes, its values checked against them.
+
+    Raises:
+        MalformedError: APP-3, a column or key that the table does not have; APP-4, a
+            value that no honest writer's SQLite would have let in.
+    """
+    try:
+        columns = tuple(table.by_id[column_id] for column_id in segment.columns)
+    except KeyError as error:
+        raise MalformedError(f"segment writes an unknown column of {table.name!r:.40}", rule="APP-3") from error
+    if any(len(key) != len(table.key) or None in key for key in segment.keys):
+        raise MalformedError(f"segment has a key that does not fit {table.name!r:.40}", rule="APP-3")
+    for info, values in zip(columns, segment.values, strict=True):
+        kinds = set(map(type, values))
+        if info.column.not_null and type(None) in kinds:
+            raise MalformedError(f"column {info.name!r:.40} is NOT NULL", rule="APP-4")
+        _check_strict(table, info, kinds)
+    for position, info in enumerate(table.key):
+        _check_strict(table, info, {type(key[position]) for key in segment.keys})
+    return columns
+
+
+def _check_strict(table: Table, info: ColumnInfo, kinds: set[type]) -> None:
+    if table.definition.strict:
+        allowed = _STRICT_TYPES.get(info.column.type)
+        if allowed is not None and not kinds <= {*allowed, type(None)}:
+            raise MalformedError(f"column {info.name!r:.40} of a STRICT table has another type", rule="APP-4")
+
+
+def _sort_key(value: Value) -> tuple[int, Value]:
+    if value is None:
+        return 0, 0
+    if isinstance(value, int | float):
+        return 1, value
+    return (2, value) if isinstance(value, str) else (3, value)

@@ -1,0 +1,295 @@
+"""Seeing what a statement did to rows, and making one net change of a transaction.
+
+The preupdate hook reports every row as it is written: by INSERT, REPLACE, UPSERT or
+cascade. It is not undone when a statement fails half-way or a savepoint rolls back, so
+after either the touched keys are read back from the table: the first image seen of a
+key is always what it was when the transaction began.
+
+Memory stays bounded for the common bulk case: inserts are encoded every 16k rows and
+only kept as bytes.
+
+Source:
+    Decision D3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import apsw
+
+from klal.errors import UsageError
+from klal.model.codec import SALT_SIZE, SEGMENT_ROW_COUNT_MAX
+from klal.model.payload import Kind, Segment, decode_segments, encode_segment
+from klal.model.schema import Key, Value
+from klal.rules.merge import same
+from klal.store.catalog import ColumnInfo, Table
+
+Row = tuple[Value, ...]
+_NO_SALT = bytes(SALT_SIZE)
+
+
+@dataclass(slots=True)
+class Net:
+    """What a transaction did to one table, key by key.
+
+    Shape:
+        inserts: key -> new row. updates: key -> (old row, new row), not the same.
+        deletes: key -> old row. Rows are in the table's physical column order.
+        spilled: encoded INSERT segments; only when there is nothing but inserts.
+    """
+
+    inserts: dict[Key, Row] = field(default_factory=dict)
+    updates: dict[Key, tuple[Row, Row]] = field(default_factory=dict)
+    deletes: dict[Key, Row] = field(default_factory=dict)
+    spilled: list[bytes] = field(default_factory=list)
+    spilled_count: int = 0
+
+
+class TableCapture:
+    """What was seen of one table in the running transaction."""
+
+    __slots__ = ("events", "inserted", "is_mixed", "spilled", "spilled_count", "table")
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.is_mixed = False
+        self.inserted: list[Row] = []
+        self.spilled: list[bytes] = []
+        self.spilled_count = 0
+        self.events: list[tuple[Row | None, Row | None]] = []
+
+    def see_insert(self, row: Row) -> None:
+        if self.is_mixed:
+            self.events.append((None, row))
+            return
+        self.inserted.append(row)
+        if len(self.inserted) >= SEGMENT_ROW_COUNT_MAX:
+            self.spill(self.inserted)
+            self.inserted = []
+
+    def see_other(self, old: Row | None, new: Row | None) -> None:
+        if not self.is_mixed:
+            self.mix()
+        self.events.append((old, new))
+
+    def spill(self, rows: Sequence[Row]) -> None:
+        """Keep inserted rows as encoded bytes."""
+        self.add_spilled(encode_segment(segment_of_rows(self.table, rows)), len(rows))
+
+    def add_spilled(self, encoded: bytes, row_count: int) -> None:
+        """Keep inserts that are encoded already."""
+        self.spilled.append(encoded)
+        self.spilled_count += row_count
+
+    def mix(self) -> None:
+        """Turn what was kept as inserts back into events, to be folded key by key."""
+        self.is_mixed = True
+        for encoded in self.spilled:
+            for segment in decode_segments(_NO_SALT + encoded):
+                self.events.extend((None, row) for row in rows_of_segment(self.table, segment))
+        self.events.extend((None, row) for row in self.inserted)
+        self.spilled, self.inserted, self.spilled_count = [], [], 0
+
+
+class Capture:
+    """The hook and what it saw; one per writing connection."""
+
+    def __init__(self, connection: apsw.Connection, table_of: Callable[[str], Table | None]) -> None:
+        self._connection = connection
+        self._table_of = table_of
+        self._tables: dict[str, TableCapture | None] = {}
+        self.is_dirty = False
+
+    def start(self) -> None:
+        """Begin to see row writes."""
+        self._connection.preupdate_hook(self._see)
+
+    def stop(self) -> None:
+        """Stop seeing row writes, for the engine's own."""
+        self._connection.preupdate_hook(None)
+
+    def clear(self) -> None:
+        """Forget the transaction."""
+        self._tables.clear()
+        self.is_dirty = False
+
+    @property
+    def is_empty(self) -> bool:
+        """True when nothing was seen."""
+        return not self._tables
+
+    def _see(self, update: apsw.PreUpdate) -> None:
+        name = update.table_name
+        try:
+            seen = self._tables[name]
+        except KeyError:
+            # klal's own tables and SQLite's are seen too, and are nobody's change.
+            table = self._table_of(name) if update.database_name == "main" else None
+            seen = self._tables[name] = None if table is None else TableCapture(table)
+        if seen is None:
+            return
+        op = update.op
+        if op == "INSERT":
+            seen.see_insert(update.new)  # type: ignore[arg-type]
+        else:
+            seen.see_other(update.old, None if op == "DELETE" else update.new)  # type: ignore[arg-type]
+
+    def of(self, table: Table) -> TableCapture:
+        """Return the capture of one table, for rows that are written without the hook."""
+        name = table.name
+        seen = self._tables.get(name)
+        if seen is None:
+            seen = self._tables[name] = TableCapture(table)
+        return seen
+
+    def retable(self, table: Table) -> None:
+        """Go on after the table gained a column: earlier images are read back when netted."""
+        seen = self._tables.get(table.name)
+        if seen is not None:
+            if not seen.is_mixed:
+                seen.mix()
+            seen.table = table
+            self.is_dirty = True
+
+    def captures(self) -> list[TableCapture]:
+        """Return what was seen, per replicated table, in the order of table ids."""
+        seen = [capture for capture in self._tables.values() if capture is not None]
+        return sorted(seen, key=lambda capture: capture.table.table_id)
+
+    def net(self) -> Iterator[tuple[Table, Net]]:
+        """Yield what the transaction did, per table, in the order of table ids."""
+        for capture in self.captures():
+            if self.is_dirty and not capture.is_mixed:
+                capture.mix()
+            net = self._net_mixed(capture) if capture.is_mixed else _net_inserts(capture)
+            if net.inserts or net.updates or net.deletes or net.spilled:
+                yield capture.table, net
+
+    def _net_mixed(self, capture: TableCapture) -> Net:
+        table = capture.table
+        first: dict[Key, Row | None] = {}
+        last: dict[Key, Row | None] = {}
+        width = len(table.columns)
+        for old, new in capture.events:
+            old_key = None if old is None else table.key_of(old)
+            new_key = None if new is None else table.key_of(new)
+            if old_key is not None:
+                first.setdefault(old_key, old)
+                last[old_key] = None
+            if new_key is not None:
+                first.setdefault(new_key, None)
+                last[new_key] = new
+        if self.is_dirty:
+            last = {key: self._read_back(table, key) for key in first}
+        net = Net()
+        for key, old in first.items():
+            new = last[key]
+            if old is not None and len(old) < width:
+                # The row is older than a column added in this same transaction.
+                old = (*old, *(_default_of(info) for info in table.columns[len(old) :]))  # noqa: PLW2901
+            if old is None and new is not None:
+                net.inserts[_checked(table, key)] = new
+            elif new is None and old is not None:
+                net.deletes[key] = old
+            elif old is not None and new is not None and not all(map(same, old, new)):
+                net.updates[key] = (old, new)
+        return net
+
+    def _read_back(self, table: Table, key: Key) -> Row | None:
+        row = self._connection.execute(table.select_row, key).fetchone()
+        return None if row is None else tuple(row)
+
+
+def _default_of(info: ColumnInfo) -> Value:
+    default = info.column.default
+    return None if default is None else default.literal
+
+
+def _net_inserts(capture: TableCapture) -> Net:
+    net = Net(spilled=capture.spilled, spilled_count=capture.spilled_count)
+    table = capture.table
+    for row in capture.inserted:
+        net.inserts[_checked(table, table.key_of(row))] = row
+    return net
+
+
+def _checked(table: Table, key: Key) -> Key:
+    """Return the key if it can name a row on every replica.
+
+    Raises:
+        UsageError: A NULL, which SQLite lets into keys; a number in a BLOB key.
+    """
+    for info, value in zip(table.key, key, strict=True):
+        if value is None:
+            raise UsageError(f"key column {info.name} of table {table.name} is NULL: such a row cannot be told apart")
+        if type(value) in (int, float) and "BLOB" in info.column.type:
+            raise UsageError(f"key column {info.name} of table {table.name} is a number, want text or bytes")
+    return key
+
+
+def segment_of_rows(table: Table, rows: Sequence[Row]) -> Segment:
+    """Return an INSERT segment of rows in physical column order.
+
+    Raises:
+        UsageError: A key that cannot name a row.
+    """
+    columns = list(zip(*rows, strict=True))
+    keys = list(zip(*(columns[position] for position in table.key_positions), strict=True))
+    for info, position in zip(table.key, table.key_positions, strict=True):
+        if None in columns[position] or "BLOB" in info.column.type:
+            for key in keys:
+                _checked(table, key)
+    values = [columns[position] for position in table.value_positions]
+    return Segment(Kind.INSERT, tuple(info.column_id for info in table.values), keys, values)
+
+
+def rows_of_segment(table: Table, segment: Segment) -> Iterator[Row]:
+    """Yield the rows of an INSERT segment that gives every column, in physical column order."""
+    columns: list[Sequence[Value]] = [()] * len(table.columns)
+    for position, values in zip(table.key_positions, zip(*segment.keys, strict=True), strict=True):
+        columns[position] = values
+    for position, values in zip(table.value_positions, segment.values, strict=True):
+        columns[position] = values
+    return zip(*columns, strict=True)
+
+
+def segments_of_updates(table: Table, updates: dict[Key, tuple[Row, Row]], life_of: Callable[[Key], int]) -> list[Segment]:
+    """Return UPDATE segments: one per set of changed columns, so that no unchanged cell is written."""
+    groups: dict[tuple[int, ...], list[Key]] = {}
+    for key, (old, new) in updates.items():
+        changed = tuple(p for p in table.value_positions if not same(old[p], new[p]))
+        groups.setdefault(changed, []).append(key)
+    segments = []
+    for changed in sorted(groups):
+        if not changed:
+            continue  # Only the spelling of the key changed, which is the same key.
+        columns = tuple(table.columns[position].column_id for position in changed)
+        for keys in _batches(groups[changed]):
+            values = [[updates[key][1][position] for key in keys] for position in changed]
+            segments.append(Segment(Kind.UPDATE, columns, keys, values, _lives(keys, life_of)))
+    return segments
+
+
+def segments_of_deletes(deletes: dict[Key, Row], life_of: Callable[[Key], int]) -> list[Segment]:
+    """Return DELETE segments."""
+    return [Segment(Kind.DELETE, (), keys, [], _lives(keys, life_of)) for keys in _batches(list(deletes))]
+
+
+def segments_of_inserts(table: Table, inserts: dict[Key, Row], life_of: Callable[[Key], int]) -> list[Segment]:
+    """Return INSERT segments."""
+    segments = []
+    for keys in _batches(list(inserts)):
+        plain = segment_of_rows(table, [inserts[key] for key in keys])
+        segments.append(Segment(plain.kind, plain.columns, plain.keys, plain.values, _lives(keys, life_of)))
+    return segments
+
+
+def _lives(keys: list[Key], life_of: Callable[[Key], int]) -> list[int] | None:
+    lives = [life_of(key) for key in keys]
+    return None if set(lives) <= {1} else lives
+
+
+def _batches(keys: list[Key]) -> Iterator[list[Key]]:
+    return (keys[i : i + SEGMENT_ROW_COUNT_MAX] for i in range(0, len(keys), SEGMENT_ROW_COUNT_MAX))

@@ -1,0 +1,270 @@
+"""Closing: from Closes that are applied here to the certificate of an epoch.
+
+The certificate describes the rows as of the cut, while this file may already be further
+on. If it is exactly at the cut its tables are read; otherwise the cut is replayed in a
+file in memory, by the same code that applied it here.
+
+Source:
+    Protocol spec section 13. Decisions D14 to D16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import apsw
+
+from klal.model.certificate import Body, Certificate, CutHead, MemberName, Witness, members_root
+from klal.model.codec import HASH_SIZE, UNIX_MS_MAX, pack, tagged_hash, tree_leaf, tree_root, unpack
+from klal.model.frontier import Frontier, Head
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
+from klal.rules import closing
+from klal.rules.closing import Cut, Join, cut_of
+from klal.rules.merge import ChangeRef
+from klal.store.apply import Applier, Closed
+from klal.store.catalog import Catalog, ColumnInfo, Table
+from klal.store.file import memory_file
+from klal.store.history import STATE_HELD, History
+from klal.store.layout import quote
+from klal.store.rows import Rows
+from klal.store.window import order_key
+
+_ROOT_CHUNK_ROW_COUNT = 16 * 1024
+_EPOCH_ANY = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRoot:
+    """Root over all rows of all tables, and how many there are."""
+
+    root: bytes
+    row_count: int
+
+
+class Epochs:
+    """The epochs of one file: which are complete here, and what the next waits for."""
+
+    def __init__(self, connection: apsw.Connection, history: History, catalog: Catalog, applier: Applier) -> None:
+        self._connection = connection
+        self._history = history
+        self._catalog = catalog
+        self._applier = applier
+
+    def load(self) -> None:
+        """Read the certificates, and with them the cuts, from the file."""
+        self._applier.closed = []
+        rows = self._connection.execute("SELECT certificate FROM klal_epoch ORDER BY epoch").fetchall()
+        for (stored,) in rows:
+            certificate = unpack(stored, Certificate, "stored certificate", 1 << 28)
+            lengths = {self._history.by_id[head.log_id].log: head.length for head in certificate.cut}
+            closes = self._closes(certificate.epoch)
+            counted = tuple(witness.member.member_id for witness in certificate.witness)
+            cut = Cut(certificate.epoch, lengths, counted, {member_id: closes[member_id] for member_id in counted})
+            self._applier.closed.append(Closed(certificate.hash, cut))
+
+    @property
+    def next_epoch(self) -> int:
+        """Return the first epoch that is not complete here."""
+        return len(self._applier.closed)
+
+    def certificate(self, epoch: int) -> Certificate | None:
+        """Return the certificate of an epoch that is complete here, or None."""
+        stored = self._connection.execute("SELECT certificate FROM klal_epoch WHERE epoch = ?", (epoch,)).get
+        return None if stored is None else unpack(stored, Certificate, "stored certificate", 1 << 28)
+
+    def finished(self, member_id: bytes) -> int:
+        """Return the first epoch that this member has not finished, as far as applied here."""
+        greatest = self._connection.execute("SELECT max(epoch) FROM klal_close WHERE member_id = ?", (member_id,)).get
+        return 0 if greatest is None else greatest + 1
+
+    def next_cut(self) -> Cut | tuple[bytes, ...]:
+        """Return the cut of the next epoch, or the counted members it waits for."""
+        previous = self._applier.closed[-1].cut if self._applier.closed else closing.NOTHING
+        joins = []
+        founder = b""
+        for member_id, log_id, seq, ticket_id in self._connection.execute(
+            "SELECT member_id, log_id, seq, ticket_id FROM klal_member"
+        ).fetchall():
+            if ticket_id is None:
+                founder = member_id
+            log = self._history.by_id.get(log_id)
+            if log is not None and log.applied_length > seq:
+                joins.append(Join(member_id, ChangeRef(log.log, seq)))
+        return cut_of(previous, founder, joins, self._closes(previous.epoch + 1), self._history.vector)
+
+    def _closes(self, epoch: int) -> dict[bytes, ChangeRef]:
+        """Return each member's Close of an epoch, sealed exactly there: of several, the first in the order."""
+        found: dict[bytes, list[ChangeRef]] = {}
+        for log, seq, member_id in self._connection.execute(
+            "SELECT c.log, c.seq, c.member_id FROM klal_close c JOIN klal_seal s ON s.log = c.log AND s.length = c.seq + 1"
+            " WHERE c.epoch = ? ORDER BY c.log, c.seq",
+            (epoch,),
+        ).fetchall():
+            found.setdefault(member_id, []).append(ChangeRef(log, seq))
+        return {member_id: min(refs, key=self._order) if len(refs) > 1 else refs[0] for member_id, refs in found.items()}
+
+    def _order(self, ref: ChangeRef) -> tuple[object, ...]:
+        return tuple(order_key(self._history, self._history.logs[ref.log], self._history.read(ref)))
+
+    def advance(self) -> bool:
+        """Make the certificate of the next epoch if it is complete here; True if it was."""
+        cut = self.next_cut()
+        if not isinstance(cut, Cut):
+            return False
+        certificate = self._certify(cut)
+        self._connection.execute(
+            "INSERT INTO klal_epoch VALUES(?,?,?)", (cut.epoch, certificate.hash, pack(certificate))
+        )
+        self._applier.closed.append(Closed(certificate.hash, cut))
+        return True
+
+    def _certify(self, cut: Cut) -> Certificate:
+        history = self._history
+        frontier = Frontier(
+            {
+                history.logs[log].log_id: Head(length, history.hash_at(ChangeRef(log, length - 1)))
+                for log, length in cut.lengths.items()
+                if length
+            }
+        )
+        payload_size = 0
+        for log, length in cut.lengths.items():
+            payload_size += sum(stored.header.payload_size for stored in history.lines(history.logs[log], 0, length))
+        rows = self.rows_at(cut)
+        names = dict(self._connection.execute("SELECT member_id, name FROM klal_member").fetchall())
+        before = set(self._applier.closed[-1].cut.counted) if self._applier.closed else set()
+        body = Body(
+            version=1,
+            space_id=history.space_id,
+            epoch=cut.epoch,
+            previous=self._applier.closed[-1].certificate_hash if self._applier.closed else NO_CERTIFICATE,
+            history_root=frontier.root(),
+            rows_root=rows.root,
+            change_count=frontier.change_count,
+            payload_size=payload_size,
+            row_count=rows.row_count,
+            members_root=members_root(list(cut.counted)),
+            member_count=len(cut.counted),
+            joined=tuple(MemberName(member, names[member]) for member in cut.counted if member not in before),
+        )
+        heads = tuple(CutHead(log_id, head.length, head.head_hash) for log_id, head in frontier.heads.items())
+        witness = tuple(self._witness(names[member], cut.closes[member]) for member in cut.counted)
+        return Certificate(body, heads, witness)
+
+    def _witness(self, name: str, close: ChangeRef) -> Witness:
+        log = self._history.logs[close.log]
+        stored = self._history.read(close)
+        acts = self._history.part(stored, ACTS_TABLE)
+        signature: bytes = self._connection.execute(
+            "SELECT signature FROM klal_seal WHERE log = ? AND length = ?", (close.log, close.seq + 1)
+        ).get
+        assert acts is not None, "a Close that was applied has its acts"
+        assert signature is not None, "finish seals exactly at the Close"
+        return Witness(MemberName(log.member_id, name), log.incarnation, stored.header_bytes, acts, signature)
+
+    def rows_at(self, cut: Cut, *, replayed: bool = False) -> RowsRoot:
+        """Return the root of the rows as of a cut, from history alone if `replayed`."""
+        if not replayed and self._history.applied_lengths() == {log: length for log, length in cut.lengths.items() if length}:
+            return rows_root(self._connection, self._catalog)
+        replay = Replay(self._connection, self._history, self._applier.closed)
+        try:
+            replay.run(cut.lengths)
+            return rows_root(replay.connection, replay.catalog)
+        finally:
+            replay.connection.close()
+
+
+class Replay:
+    """Part of a file's history, applied again from nothing in memory."""
+
+    def __init__(self, source: apsw.Connection, history: History, closed: list[Closed]) -> None:
+        self._source = source
+        self._original = history
+        self.connection = memory_file()
+        self.history = History(self.connection, history.space_id)
+        self.catalog = Catalog(self.connection)
+        self.rows = Rows(self.connection)
+        self.applier = Applier(self.connection, self.history, self.catalog, self.rows)
+        # Certificates are known beforehand: a header is judged by those in its own past.
+        self.applier.closed = list(closed)
+        self.applier.not_after_ms = UNIX_MS_MAX
+
+    def run(self, lengths: dict[int, int]) -> None:
+        """Apply the prefixes `lengths`, a causally closed set, in the order they arrived here."""
+        self.connection.execute("BEGIN")
+        for log in sorted(self._original.logs.values(), key=lambda log: log.log):
+            copy = self.history.add_log(log.log_id, log.member_id, log.incarnation)
+            if copy.log != log.log:  # Indexes may have holes; refs must mean the same in both.
+                self.connection.execute("UPDATE klal_log SET log = ? WHERE log = ?", (log.log, copy.log))
+                del self.history.logs[copy.log]
+                copy.log = log.log
+                self.history.logs[copy.log] = copy
+        spans = self._source.execute("SELECT lsn, log, seq FROM klal_span ORDER BY lsn").fetchall()
+        ends = [lsn for lsn, _, _ in spans[1:]] + [self._original.lsn_max + 1]
+        for (lsn, log_index, seq), end in zip(spans, ends, strict=True):
+            stop = min(seq + end - lsn, lengths.get(log_index, 0))
+            for stored in self._original.lines(self._original.logs[log_index], seq, stop):
+                copy = self.history.logs[log_index]
+                hashed = self._original.hash_at(ChangeRef(log_index, stored.header.seq))
+                at = self.history.append(copy, stored.header_bytes, hashed, STATE_HELD, 0, stored.payload)
+                if stored.payload is None:
+                    self._copy_slices(stored.lsn, at)
+                self.history.index_hash(hashed, at)
+                copy.payload_length = copy.length
+        self.apply_all()
+        self.connection.execute("COMMIT")
+
+    def _copy_slices(self, lsn: int, at: int) -> None:
+        rows = self._source.execute("SELECT part, slice, data FROM klal_slice WHERE lsn = ?", (lsn,))
+        self.connection.executemany("INSERT INTO klal_slice VALUES(?,?,?,?)", ((at, *row) for row in rows))
+
+    def apply_all(self) -> None:
+        """Apply everything held, whatever waits for what."""
+        progress = True
+        while progress:
+            progress = False
+            for log in self.history.logs.values():
+                while log.applied_length < log.payload_length and self.applier.apply(log, _EPOCH_ANY).is_applied:
+                    progress = True
+
+
+def rows_root(connection: apsw.Connection, catalog: Catalog) -> RowsRoot:
+    """Return the root over all rows (CRT-3): per table, chunks of 16k rows in key order."""
+    roots = []
+    total = 0
+    for table_id in sorted(catalog.by_id):
+        table = catalog.by_id[table_id]
+        leaves, count = _table_leaves(connection, table)
+        columns = [info.column_id for info in _root_columns(table)]
+        roots.append(tagged_hash("klal/rows-table/1", table_id, tree_root(leaves), pack(columns)))
+        total += count
+    return RowsRoot(tree_root(roots), total)
+
+
+def _root_columns(table: Table) -> list[ColumnInfo]:
+    """Return columns in an order that does not depend on who added which first."""
+    declared = {info.column: info for info in table.columns}
+    first = [declared[column] for column in table.definition.columns]
+    added = sorted((info for info in table.columns if info not in first), key=lambda info: info.column_id)
+    return [*first, *added]
+
+
+def _table_leaves(connection: apsw.Connection, table: Table) -> tuple[list[bytes], int]:
+    names = ", ".join(quote(info.name) for info in _root_columns(table))
+    order = ", ".join(quote(info.name) for info in table.key)
+    cursor = connection.execute(f"SELECT {names} FROM main.{quote(table.name)} ORDER BY {order}")
+    leaves = []
+    count = 0
+    chunk: list[object] = []
+    for row in cursor:
+        chunk.append(row)
+        if len(chunk) == _ROOT_CHUNK_ROW_COUNT:
+            leaves.append(tree_leaf(pack(chunk)))
+            count += len(chunk)
+            chunk = []
+    if chunk:
+        leaves.append(tree_leaf(pack(chunk)))
+    return leaves, count + len(chunk)
+
+
+assert HASH_SIZE == len(NO_CERTIFICATE)

@@ -1,0 +1,164 @@
+"""Opening a klal file, and turning SQLite's errors into klal's.
+
+Source:
+    Protocol spec section 15, rules FIL-1 and FIL-2. SQLite's file format and WAL pages.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from klal.errors import (
+    BusyError,
+    ConstraintError,
+    DamagedError,
+    KlalError,
+    NewerFormatError,
+    NotKlalError,
+    ReadOnlyError,
+    StoreError,
+    UsageError,
+)
+from klal.store.layout import APPLICATION_ID, FILE_FORMAT, TABLES, VIEWS
+
+_BUSY_TIMEOUT_MS = 10_000
+_CACHE_SIZE_KIB = 64 * 1024
+_SQLITE_MAGIC = b"SQLite format 3\0"
+
+missing_options = {"ENABLE_PREUPDATE_HOOK"} - set(apsw.compile_options)
+if missing_options:
+    # A distribution's apsw may be linked to a SQLite that cannot tell what a write did.
+    raise ImportError(
+        f"this apsw lacks {', '.join(sorted(missing_options))}; install apsw from PyPI, whose wheels have it"
+    )
+
+
+def translate(error: apsw.Error, where: object) -> KlalError:
+    """Return klal's error for one of SQLite's, in a sentence that says where."""
+    text = str(error)
+    match error:
+        case apsw.BusyError() | apsw.LockedError():
+            return BusyError(
+                f"{where} is locked by another process", hint="wait until the other process is done, then try again"
+            )
+        case apsw.NotADBError():
+            return NotKlalError(f"{where} is not a database")
+        case apsw.CorruptError():
+            return DamagedError(f"{where} is damaged: {text}", hint="bring this replica back from any whole one")
+        case apsw.ConstraintError() | apsw.MismatchError():
+            return ConstraintError(text.removeprefix("SQLITE_CONSTRAINT: "))
+        case apsw.ReadOnlyError():
+            return ReadOnlyError(f"{where} cannot be written: {text}")
+        case apsw.FullError():
+            return StoreError(f"{where}: the disk is full; nothing of this was stored")
+        case apsw.IOError() | apsw.CantOpenError() | apsw.NoMemError() | apsw.PermissionsError():
+            return StoreError(f"{where} cannot be used: {text}")
+        case apsw.AuthError():
+            return UsageError(f"this SQL is not allowed here: {text}")
+    return UsageError(text)
+
+
+@contextmanager
+def translated(where: object) -> Iterator[None]:
+    """Turn any error of SQLite inside the block into klal's, chained."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise translate(error, where) from error
+
+
+def create_file(path: Path) -> apsw.Connection:
+    """Return a connection to a new klal file at `path`, which must not exist.
+
+    Raises:
+        UsageError: Something is there already.
+        StoreError: The disk refuses.
+    """
+    if path.exists():
+        raise UsageError(f"{path} exists already")
+    with translated(path):
+        connection = apsw.Connection(str(path))
+        connection.pragma("application_id", APPLICATION_ID)
+        connection.pragma("user_version", FILE_FORMAT)
+        _configure(connection)
+        with connection:
+            connection.execute(TABLES + VIEWS)
+    return connection
+
+
+def open_file(path: Path, *, writable: bool = True) -> apsw.Connection:
+    """Return a connection to the klal file at `path`.
+
+    Raises:
+        UsageError: There is no such file.
+        NotKlalError: FIL-1. NewerFormatError: FIL-2. DamagedError, BusyError, StoreError.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+    _check_magic(path)
+    with translated(path):
+        flags = apsw.SQLITE_OPEN_READWRITE if writable else apsw.SQLITE_OPEN_READONLY
+        connection = apsw.Connection(str(path), flags=flags)
+        try:
+            connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+            application_id = connection.pragma("application_id")
+            version = connection.pragma("user_version")
+            if application_id != APPLICATION_ID:
+                raise NotKlalError(f"{path} is an SQLite database but not a klal file")
+            if version > FILE_FORMAT:
+                raise NewerFormatError(f"{path} has file format {version}, this klal reads up to {FILE_FORMAT}")
+            _configure(connection, writable=writable and not connection.readonly("main"))
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def memory_file() -> apsw.Connection:
+    """Return an empty klal file in memory, to replay history in."""
+    connection = apsw.Connection(":memory:")
+    connection.pragma("application_id", APPLICATION_ID)
+    connection.pragma("user_version", FILE_FORMAT)
+    _allow_klal_id(connection)
+    with connection:
+        connection.execute(TABLES + VIEWS)
+    return connection
+
+
+def klal_id() -> str:
+    """Return a new key: 26 characters that nobody else makes, as DEFAULT (klal_id()) does."""
+    return base64.b32encode(os.urandom(16)).decode().rstrip("=").lower()
+
+
+def _allow_klal_id(connection: apsw.Connection) -> None:
+    # Innocuous, so that it may stand in a table's DEFAULT with trusted_schema off.
+    connection.create_scalar_function("klal_id", klal_id, 0, flags=apsw.SQLITE_INNOCUOUS)
+
+
+def _check_magic(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_SQLITE_MAGIC))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    if magic != _SQLITE_MAGIC:
+        raise NotKlalError(f"{path} is not a database")
+
+
+def _configure(connection: apsw.Connection, *, writable: bool = True) -> None:
+    connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+    if writable:
+        connection.pragma("journal_mode", "wal")
+        connection.pragma("synchronous", "normal")
+    connection.pragma("cache_size", -_CACHE_SIZE_KIB)
+    connection.pragma("trusted_schema", "off")
+    connection.pragma("cell_size_check", "on")
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    _allow_klal_id(connection)
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)

@@ -1,0 +1,367 @@
+"""Logs, changes and payloads as they lie in the file, and what each change had seen.
+
+The file keeps changes in order of arrival. Which log and number a line belongs to is
+said once per stretch (a *span*), so a local commit writes one row and nothing else. What
+a change had seen is stored as the lengths that rose since the change before it.
+
+Source:
+    Protocol spec sections 5, 6 and 15, rules LOG-1 to LOG-6, FRN-1, FIL-3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import apsw
+
+from klal.errors import DamagedError
+from klal.model.codec import HASH_SIZE, SLICE_SIZE
+from klal.model.frontier import Frontier, Head
+from klal.model.header import Header, Part, header_hash
+from klal.model.payload import slices_of
+from klal.model.seal import Seal
+from klal.rules.merge import ChangeRef
+
+INLINE_SIZE_MAX = 64 * 1024  # A payload up to this size lies beside its header; larger ones in slices.
+
+STATE_LACKING = 0
+STATE_HELD = 1
+STATE_APPLIED = 2
+STATE_VOID = 3
+
+
+@dataclass(slots=True)
+class Log:
+    """One log as this file holds it.
+
+    Shape:
+        log: its index in this file; never leaves it.
+        length, head_hash: headers here; payload_length, applied_length <= length.
+        order_stamp: of the newest applied change, 0 when none is.
+        vector: what the newest applied change had seen, itself included: log -> length.
+    """
+
+    log: int
+    log_id: bytes
+    member_id: bytes
+    incarnation: bytes
+    length: int = 0
+    head_hash: bytes = b""
+    payload_length: int = 0
+    applied_length: int = 0
+    order_stamp: int = 0
+    vector: dict[int, int] | None = None
+
+
+@dataclass(slots=True)
+class Stored:
+    """One line of klal_change."""
+
+    lsn: int
+    state: int
+    order_stamp: int
+    header_bytes: bytes
+    payload: bytes | None
+    header: Header = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.header = Header.decode(self.header_bytes)
+
+
+class History:
+    """All logs of one file."""
+
+    def __init__(self, connection: apsw.Connection, space_id: bytes) -> None:
+        self._connection = connection
+        self.space_id = space_id
+        self.logs: dict[int, Log] = {}
+        self.by_id: dict[bytes, Log] = {}
+        self.lsn_max = 0
+        self._span: tuple[int, int] | None = None  # (log, next seq) that an append would continue
+
+    # -- loading ---------------------------------------------------------------------
+
+    def load(self, own_log: int | None) -> None:
+        """Read the logs' counters; those of the log written here are corrected from its lines."""
+        self.logs = {}
+        self.by_id = {}
+        for row in self._connection.execute(
+            "SELECT log, log_id, member_id, incarnation, length, head_hash, payload_length, applied_length, order_stamp"
+            " FROM klal_log"
+        ):
+            self._know(Log(*row))
+        self.lsn_max = self._connection.execute("SELECT coalesce(max(lsn), 0) FROM klal_change").get or 0
+        span = self._connection.execute("SELECT lsn, log, seq FROM klal_span ORDER BY lsn DESC LIMIT 1").fetchone()
+        self._span = None if span is None else (span[1], span[2] + self.lsn_max - span[0] + 1)
+        if own_log is not None:
+            self._recover_own(self.logs[own_log])
+
+    def _know(self, log: Log) -> Log:
+        self.logs[log.log] = log
+        self.by_id[log.log_id] = log
+        return log
+
+    def _recover_own(self, log: Log) -> None:
+        span = self._connection.execute(
+            "SELECT lsn, seq FROM klal_span WHERE log = ? ORDER BY seq DESC LIMIT 1", (log.log,)
+        ).fetchone()
+        if span is None:
+            return
+        lsn, seq = span
+        end = self._connection.execute("SELECT min(lsn) FROM klal_span WHERE lsn > ?", (lsn,)).get or self.lsn_max + 1
+        last = self._connection.execute("SELECT header, order_stamp FROM klal_change WHERE lsn = ?", (end - 1,)).fetchone()
+        if last is None:
+            raise DamagedError(f"log {log.log_id.hex()[:8]} has no line {end - 1}")
+        log.length = log.payload_length = log.applied_length = seq + end - lsn
+        log.head_hash = header_hash(self.space_id, last[0])
+        log.order_stamp = last[1]
+
+    # -- logs ------------------------------------------------------------------------
+
+    def add_log(self, log_id: bytes, member_id: bytes, incarnation: bytes) -> Log:
+        """Return a new, empty log; it is stored with its first header."""
+        log = Log(max(self.logs, default=0) + 1, log_id, member_id, incarnation)
+        self._connection.execute(
+            "INSERT INTO klal_log VALUES(?,?,?,?,0,x'',0,0,0)", (log.log, log_id, member_id, incarnation)
+        )
+        return self._know(log)
+
+    def save_log(self, log: Log) -> None:
+        """Write a log's counters."""
+        self._connection.execute(
+            "UPDATE klal_log SET length=?, head_hash=?, payload_length=?, applied_length=?, order_stamp=? WHERE log=?",
+            (log.length, log.head_hash, log.payload_length, log.applied_length, log.order_stamp, log.log),
+        )
+
+    def frontier(self) -> Frontier:
+        """Return the headers held, by log."""
+        return Frontier({log.log_id: Head(log.length, log.head_hash) for log in self.logs.values() if log.length})
+
+    def held_frontier(self) -> Frontier:
+        """Return the prefixes held with all their payloads, by log."""
+        heads = {}
+        for log in self.logs.values():
+            if log.payload_length:
+                heads[log.log_id] = Head(log.payload_length, self.hash_at(ChangeRef(log.log, log.payload_length - 1)))
+        return Frontier(heads)
+
+    def applied_lengths(self) -> dict[int, int]:
+        """Return how much of each log is applied, by log index; zeros left out."""
+        return {log.log: log.applied_length for log in self.logs.values() if log.applied_length}
+
+    # -- lines -----------------------------------------------------------------------
+
+    def append(self, log: Log, header_bytes: bytes, hashed: bytes, state: int, stamp: int, payload: bytes | None) -> int:
+        """Store one header at the end of its log, and return its lsn."""
+        self.lsn_max = lsn = self.lsn_max + 1
+        # Chained on the log as well as the number: a line belongs to the newest span.
+        if self._span != (log.log, log.length):
+            self._connection.execute("INSERT INTO klal_span VALUES(?,?,?)", (lsn, log.log, log.length))
+        self._span = (log.log, log.length + 1)
+        self._connection.execute("INSERT INTO klal_change VALUES(?,?,?,?,?)", (lsn, state, stamp, header_bytes, payload))
+        log.length += 1
+        log.head_hash = hashed
+        return lsn
+
+    def lsn_of(self, ref: ChangeRef) -> int:
+        """Return where a change lies.
+
+        Raises:
+            DamagedError: It should be here and is not.
+        """
+        span = self._connection.execute(
+            "SELECT lsn, seq FROM klal_span WHERE log = ? AND seq <= ? ORDER BY seq DESC LIMIT 1", ref
+        ).fetchone()
+        if span is None:
+            raise DamagedError(f"change {ref.seq} of log {ref.log} has no place in the file")
+        lsn: int = span[0] + ref.seq - span[1]
+        return lsn
+
+    def ref_of(self, lsn: int) -> ChangeRef:
+        """Return which change a line holds."""
+        span = self._connection.execute(
+            "SELECT lsn, log, seq FROM klal_span WHERE lsn <= ? ORDER BY lsn DESC LIMIT 1", (lsn,)
+        ).fetchone()
+        if span is None:
+            raise DamagedError(f"line {lsn} belongs to no log")
+        return ChangeRef(span[1], span[2] + lsn - span[0])
+
+    def read(self, ref: ChangeRef) -> Stored:
+        """Return one stored change.
+
+        Raises:
+            DamagedError: It should be here and is not.
+        """
+        row = self._connection.execute(
+            "SELECT lsn, state, order_stamp, header, payload FROM klal_change WHERE lsn = ?", (self.lsn_of(ref),)
+        ).fetchone()
+        if row is None:
+            raise DamagedError(f"change {ref.seq} of log {ref.log} is not in the file")
+        return Stored(*row)
+
+    def lines(self, log: Log, start: int, stop: int) -> Iterator[Stored]:
+        """Yield the changes [start, stop) of a log, in order."""
+        spans = self._connection.execute(
+            "SELECT lsn, seq FROM klal_span WHERE log = ? AND seq < ? ORDER BY seq", (log.log, stop)
+        ).fetchall()
+        ends = [seq for _, seq in spans[1:]] + [log.length]
+        for (lsn, seq), end in zip(spans, ends, strict=True):
+            first, last = max(seq, start), min(end, stop)
+            if first < last:
+                rows = self._connection.execute(
+                    "SELECT lsn, state, order_stamp, header, payload FROM klal_change WHERE lsn BETWEEN ? AND ? ORDER BY lsn",
+                    (lsn + first - seq, lsn + last - seq - 1),
+                )
+                for row in rows:
+                    yield Stored(*row)
+
+    def set_state(self, lsn: int, state: int, stamp: int) -> None:
+        """Write what became of a change."""
+        self._connection.execute("UPDATE klal_change SET state=?, order_stamp=? WHERE lsn=?", (state, stamp, lsn))
+
+    def hash_at(self, ref: ChangeRef) -> bytes:
+        """Return the hash of a stored header."""
+        log = self.logs[ref.log]
+        if ref.seq == log.length - 1:
+            return log.head_hash
+        return header_hash(self.space_id, self.read(ref).header_bytes)
+
+    # -- finding a change by its hash --------------------------------------------------
+
+    def index_hash(self, hashed: bytes, lsn: int) -> None:
+        """Make a header findable by its hash.
+
+        Own headers are indexed when they are sealed: nobody can name one that never left.
+        """
+        prefix = int.from_bytes(hashed[:8], "big", signed=True)
+        self._connection.execute("INSERT OR IGNORE INTO klal_hash VALUES(?,?)", (prefix, lsn))
+
+    def find(self, hashed: bytes) -> ChangeRef | None:
+        """Return the change whose header hashes to this, or None if it is not here."""
+        prefix = int.from_bytes(hashed[:8], "big", signed=True)
+        for (lsn,) in self._connection.execute("SELECT lsn FROM klal_hash WHERE prefix = ?", (prefix,)).fetchall():
+            data = self._connection.execute("SELECT header FROM klal_change WHERE lsn = ?", (lsn,)).get
+            if data is not None and header_hash(self.space_id, data) == hashed:
+                return self.ref_of(lsn)
+        return None
+
+    # -- payloads ----------------------------------------------------------------------
+
+    def store_slices(self, lsn: int, part: int, data: bytes) -> None:
+        """Store a whole part in slices."""
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO klal_slice VALUES(?,?,?,?)",
+            ((lsn, part, index, piece) for index, piece in enumerate(slices_of(data))),
+        )
+
+    def part(self, stored: Stored, table_id: bytes) -> bytes | None:
+        """Return the bytes of one part, or None if the change has no such part or it is not here."""
+        start = 0
+        for index, part in enumerate(stored.header.parts):
+            if part.table_id == table_id:
+                if stored.payload is not None:
+                    return stored.payload[start : start + part.size]
+                return self._joined(stored.lsn, index, part)
+            start += part.size
+        return None
+
+    def _joined(self, lsn: int, index: int, part: Part) -> bytes | None:
+        pieces = self._connection.execute(
+            "SELECT data FROM klal_slice WHERE lsn = ? AND part = ? ORDER BY slice", (lsn, index)
+        ).fetchall()
+        data = b"".join(piece for (piece,) in pieces)
+        return data if len(data) == part.size else None
+
+    def slices(self, stored: Stored, index: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (number, bytes) of the slices of one part that are here."""
+        if stored.payload is not None:
+            start = sum(part.size for part in stored.header.parts[:index])
+            data = stored.payload[start : start + stored.header.parts[index].size]
+            yield from enumerate(slices_of(data))
+            return
+        rows = self._connection.execute(
+            "SELECT slice, data FROM klal_slice WHERE lsn = ? AND part = ? ORDER BY slice", (stored.lsn, index)
+        )
+        yield from rows
+
+    def slice_count(self, stored: Stored, index: int) -> int:
+        """Return how many leading slices of a part are here."""
+        if stored.payload is not None:
+            return -(-stored.header.parts[index].size // SLICE_SIZE)
+        count: int = self._connection.execute(
+            "SELECT count(*) FROM klal_slice WHERE lsn = ? AND part = ?", (stored.lsn, index)
+        ).get
+        return count
+
+    # -- what a change had seen --------------------------------------------------------
+
+    def vector(self, ref: ChangeRef) -> dict[int, int]:
+        """Return the past of an applied change, as log -> length; its own log counts it too."""
+        rows = self._connection.execute(
+            "SELECT past_log, max(length) FROM klal_past WHERE log = ? AND seq <= ? GROUP BY past_log", ref
+        )
+        vector = dict(rows.fetchall())
+        vector[ref.log] = ref.seq + 1
+        return vector
+
+    def head_vector(self, log: Log) -> dict[int, int]:
+        """Return the vector of a log's newest applied change; empty when none is applied."""
+        if log.vector is None:
+            log.vector = self.vector(ChangeRef(log.log, log.applied_length - 1)) if log.applied_length else {}
+        return log.vector
+
+    def sees(self, a: ChangeRef, b: ChangeRef) -> bool:
+        """True when change b is in the past of applied change a."""
+        if a.log == b.log:
+            return b.seq < a.seq
+        length = self._connection.execute(
+            "SELECT length FROM klal_past WHERE log = ? AND past_log = ? AND seq <= ? ORDER BY seq DESC LIMIT 1",
+            (a.log, b.log, a.seq),
+        ).get
+        return length is not None and length > b.seq
+
+    def record_past(self, ref: ChangeRef, before: dict[int, int], after: dict[int, int]) -> None:
+        """Store which lengths rose from the change before `ref` to `ref`."""
+        rose = [
+            (ref.log, log, ref.seq, length)
+            for log, length in sorted(after.items())
+            if log != ref.log and length > before.get(log, 0)
+        ]
+        if rose:
+            self._connection.executemany("INSERT INTO klal_past VALUES(?,?,?,?)", rose)
+
+    def maximal_heads(self, seen: dict[int, int]) -> list[ChangeRef]:
+        """Return the applied heads beyond `seen` that no other applied head has seen."""
+        heads = [log for log in self.logs.values() if log.applied_length > seen.get(log.log, 0)]
+        return [
+            ChangeRef(log.log, log.applied_length - 1)
+            for log in heads
+            if not any(
+                other is not log and self.head_vector(other).get(log.log, 0) >= log.applied_length for other in heads
+            )
+        ]
+
+    # -- seals -------------------------------------------------------------------------
+
+    def add_seal(self, log: Log, seal: Seal) -> None:
+        """Keep a checked seal."""
+        self._connection.execute("INSERT OR IGNORE INTO klal_seal VALUES(?,?,?)", (log.log, seal.length, seal.signature))
+
+    def sealed_length(self, log: Log) -> int:
+        """Return the greatest length of this log under a seal."""
+        length: int | None = self._connection.execute("SELECT max(length) FROM klal_seal WHERE log = ?", (log.log,)).get
+        return length or 0
+
+    def seals(self, log: Log, start: int, stop: int) -> list[Seal]:
+        """Return the seals of a log with start < length <= stop, ascending."""
+        rows = self._connection.execute(
+            "SELECT length, signature FROM klal_seal WHERE log = ? AND length > ? AND length <= ? ORDER BY length",
+            (log.log, start, stop),
+        ).fetchall()
+        return [
+            Seal(log.log_id, length, self.hash_at(ChangeRef(log.log, length - 1)), signature) for length, signature in rows
+        ]
+
+
+assert HASH_SIZE >= 8, "the index of hashes keeps eight bytes of each"

@@ -1,0 +1,99 @@
+"""What is held, what is missing, who holds what: computed from what lies in the file.
+
+Nothing here comes from a cursor, an event, an acknowledgement or the other side's word:
+only from headers, payloads, seals and signed receipts stored in this file (D13).
+
+Source:
+    Protocol spec section 14, rules COV-1 to COV-5, STB-1. Decision D13.
+"""
+
+from __future__ import annotations
+
+import apsw
+
+from klal.model.receipt import Receipt
+from klal.rules.coverage import Held
+from klal.rules.merge import ChangeRef
+from klal.store.history import STATE_LACKING, History, Log
+
+
+class Knowledge:
+    """Statements stored in one file, read as claims."""
+
+    def __init__(self, connection: apsw.Connection, history: History) -> None:
+        self._connection = connection
+        self._history = history
+
+    def receipts(self) -> dict[bytes, Receipt]:
+        """Return the newest receipt of every log, by log id, ascending."""
+        rows = self._connection.execute("SELECT log_id, body, signature FROM klal_receipt ORDER BY log_id").fetchall()
+        return {log_id: Receipt.decode(body, signature) for log_id, body, signature in rows}
+
+    def claims(self, *, but: bytes | None = None) -> dict[bytes, dict[bytes, int]]:
+        """Return, by member and log, the greatest length that member signed for.
+
+        Args:
+            but: A member to leave out: one's own holdings are counted from bytes, not words.
+        """
+        found: dict[bytes, dict[bytes, int]] = {}
+        for receipt in self.receipts().values():
+            statement = receipt.statement
+            if statement.member_id == but:
+                continue
+            lengths = found.setdefault(statement.member_id, {})
+            for head in statement.heads:
+                for log_id, length in self._reach(head.log_id, head.length, head.head_hash).items():
+                    lengths[log_id] = max(lengths.get(log_id, 0), length)
+            for head in statement.parked:
+                lengths[head.log_id] = max(lengths.get(head.log_id, 0), head.length)
+        return found
+
+    def _reach(self, log_id: bytes, length: int, head_hash: bytes) -> dict[bytes, int]:
+        """Return what holding this header with its past means, as far as its past is known here."""
+        log = self._history.by_id.get(log_id)
+        if log is None or log.applied_length < length:
+            return {log_id: length}
+        ref = ChangeRef(log.log, length - 1)
+        if self._history.hash_at(ref) != head_hash:
+            return {}  # Another branch: it says nothing about what is held of this one.
+        return {self._history.logs[index].log_id: seen for index, seen in self._history.vector(ref).items()}
+
+    def held(self) -> dict[bytes, Held]:
+        """Return every log that is held or known of, as this file has it."""
+        known: dict[bytes, int] = {}
+        for receipt in self.receipts().values():
+            for head in (*receipt.statement.heads, *receipt.statement.parked):
+                known[head.log_id] = max(known.get(head.log_id, 0), head.length)
+        found = {}
+        for log in self._history.logs.values():
+            if log.length or log.log_id in known:
+                gaps = self.payload_gaps(log, log.length)
+                lacking = sum(len(gap) for gap in gaps)
+                found[log.log_id] = Held(
+                    log.member_id,
+                    log.length,
+                    max(log.length, known.get(log.log_id, 0)),
+                    log.length - lacking,
+                    tuple(gaps),
+                )
+        for log_id, length in known.items():
+            if log_id not in found:
+                found[log_id] = Held(None, 0, length, 0)
+        return found
+
+    def payload_gaps(self, log: Log, stop: int) -> list[range]:
+        """Return the seqs below `stop` whose header is here and whose payload is not."""
+        if log.payload_length >= min(stop, log.length):
+            return []
+        lacking = [
+            stored.header.seq
+            for stored in self._history.lines(log, log.payload_length, min(stop, log.length))
+            if stored.state == STATE_LACKING
+        ]
+        gaps: list[range] = []
+        for seq in lacking:
+            if gaps and gaps[-1].stop == seq:
+                gaps[-1] = range(gaps[-1].start, seq + 1)
+            else:
+                gaps.append(range(seq, seq + 1))
+        return gaps

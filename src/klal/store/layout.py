@@ -1,0 +1,96 @@
+"""The tables klal keeps beside the user's, and the views that everybody may read.
+
+Nothing is added to the user's own tables: no hidden columns, no triggers, no clocks.
+
+Source:
+    Protocol spec section 15 (file format), rules FIL-1 to FIL-4.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x6B6C616C  # "klal"
+FILE_FORMAT = 1
+
+TABLES = """
+CREATE TABLE klal_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+-- One line per log. For the log this file writes, the counters may lag behind
+-- klal_change: they are written when it is sealed, not at every commit.
+CREATE TABLE klal_log(
+  log INTEGER PRIMARY KEY, log_id BLOB NOT NULL UNIQUE, member_id BLOB NOT NULL, incarnation BLOB NOT NULL,
+  length INTEGER NOT NULL, head_hash BLOB NOT NULL, payload_length INTEGER NOT NULL,
+  applied_length INTEGER NOT NULL, order_stamp INTEGER NOT NULL);
+
+-- Changes in order of arrival. payload: all parts one after another when they are small
+-- and here; otherwise their slices are in klal_slice. state: 0 held without payload,
+-- 1 held, 2 applied, 3 applied without effect because it broke a rule.
+CREATE TABLE klal_change(
+  lsn INTEGER PRIMARY KEY, state INTEGER NOT NULL, order_stamp INTEGER NOT NULL, header BLOB NOT NULL, payload BLOB);
+
+-- From lsn on, up to the next span, changes of one log lie one after another.
+CREATE TABLE klal_span(lsn INTEGER PRIMARY KEY, log INTEGER NOT NULL, seq INTEGER NOT NULL);
+CREATE INDEX klal_span_by_log ON klal_span(log, seq);
+
+CREATE TABLE klal_slice(lsn INTEGER, part INTEGER, slice INTEGER, data BLOB NOT NULL, PRIMARY KEY(lsn, part, slice))
+  WITHOUT ROWID;
+CREATE TABLE klal_leaves(lsn INTEGER, part INTEGER, leaves BLOB NOT NULL, PRIMARY KEY(lsn, part)) WITHOUT ROWID;
+CREATE TABLE klal_hash(prefix INTEGER, lsn INTEGER, PRIMARY KEY(prefix, lsn)) WITHOUT ROWID;
+
+-- What a change had newly seen: from seq on, its log's past holds this prefix of another.
+CREATE TABLE klal_past(log INTEGER, past_log INTEGER, seq INTEGER, length INTEGER NOT NULL,
+  PRIMARY KEY(log, past_log, seq)) WITHOUT ROWID;
+CREATE TABLE klal_seal(log INTEGER, length INTEGER, signature BLOB NOT NULL, PRIMARY KEY(log, length)) WITHOUT ROWID;
+CREATE TABLE klal_receipt(log_id BLOB PRIMARY KEY, number INTEGER NOT NULL, body BLOB NOT NULL, signature BLOB NOT NULL)
+  WITHOUT ROWID;
+CREATE TABLE klal_fork(log_id BLOB, seq INTEGER, header BLOB NOT NULL, PRIMARY KEY(log_id, seq, header)) WITHOUT ROWID;
+
+CREATE TABLE klal_member(member_id BLOB PRIMARY KEY, name TEXT NOT NULL, log_id BLOB NOT NULL, seq INTEGER NOT NULL,
+  ticket_id BLOB, use_count_max INTEGER) WITHOUT ROWID;
+CREATE TABLE klal_close(epoch INTEGER, log INTEGER, seq INTEGER, member_id BLOB NOT NULL, PRIMARY KEY(epoch, log, seq))
+  WITHOUT ROWID;
+CREATE TABLE klal_epoch(epoch INTEGER PRIMARY KEY, hash BLOB NOT NULL, certificate BLOB NOT NULL);
+
+CREATE TABLE klal_table(tab INTEGER PRIMARY KEY, table_id BLOB NOT NULL UNIQUE, name TEXT NOT NULL,
+  definition BLOB NOT NULL, order_key BLOB NOT NULL);
+CREATE TABLE klal_column(tab INTEGER, column_id BLOB, name TEXT NOT NULL, definition BLOB NOT NULL,
+  is_added INTEGER NOT NULL, PRIMARY KEY(tab, column_id)) WITHOUT ROWID;
+
+-- What the merge must remember of a key, for the few keys where there is anything.
+CREATE TABLE klal_life(tab INTEGER, key BLOB, life INTEGER NOT NULL, was_deleted INTEGER NOT NULL, PRIMARY KEY(tab, key))
+  WITHOUT ROWID;
+CREATE TABLE klal_dead(tab INTEGER, key BLOB, life INTEGER NOT NULL, is_born INTEGER NOT NULL,
+  was_deleted INTEGER NOT NULL, image BLOB NOT NULL, PRIMARY KEY(tab, key)) WITHOUT ROWID;
+CREATE TABLE klal_conflict(tab INTEGER, key BLOB, column_id BLOB, log INTEGER, seq INTEGER, life INTEGER NOT NULL,
+  key_text TEXT NOT NULL, value, winner_log INTEGER, winner_seq INTEGER, winner_value,
+  PRIMARY KEY(tab, key, column_id, log, seq)) WITHOUT ROWID;
+"""
+
+VIEWS = """
+CREATE VIEW klal_members AS SELECT hex(member_id) AS member_id, name FROM klal_member ORDER BY name;
+CREATE VIEW klal_conflicts AS
+SELECT t.name AS "table", c.key_text AS "key", k.name AS "column",
+  c.winner_value AS winner_value,
+  (SELECT m.name FROM klal_log l JOIN klal_member m USING (member_id) WHERE l.log = c.winner_log) AS winner_member,
+  (SELECT lower(hex(l.log_id)) || ':' || c.winner_seq FROM klal_log l WHERE l.log = c.winner_log) AS winner_change,
+  c.value AS loser_value,
+  (SELECT m.name FROM klal_log l JOIN klal_member m USING (member_id) WHERE l.log = c.log) AS loser_member,
+  (SELECT lower(hex(l.log_id)) || ':' || c.seq FROM klal_log l WHERE l.log = c.log) AS loser_change
+FROM klal_conflict c JOIN klal_table t USING (tab)
+LEFT JOIN klal_column k ON k.tab = c.tab AND k.column_id = c.column_id;
+CREATE VIEW klal_changes AS
+SELECT lower(hex(l.log_id)) || ':' || (s.seq + c.lsn - s.lsn) AS "change", m.name AS member,
+  CASE c.state WHEN 0 THEN 'payload missing' WHEN 1 THEN 'parked' WHEN 2 THEN 'applied' ELSE 'without effect' END AS state,
+  length(c.header) AS header_size, c.lsn AS arrival
+FROM klal_change c
+JOIN klal_span s ON s.lsn = (SELECT max(lsn) FROM klal_span WHERE lsn <= c.lsn)
+JOIN klal_log l ON l.log = s.log LEFT JOIN klal_member m USING (member_id);
+CREATE VIEW klal_parked AS SELECT * FROM klal_changes WHERE state IN ('payload missing', 'parked');
+CREATE VIEW klal_epochs AS SELECT epoch, lower(hex(hash)) AS certificate FROM klal_epoch;
+"""
+
+
+def quote(name: str) -> str:
+    """Return an SQL identifier. The one place where a name becomes SQL text."""
+    if "\0" in name:
+        raise ValueError("an SQL name cannot hold a NUL")
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,234 @@
+"""What the merge must remember of single keys, and the user's rows seen as row states.
+
+Most keys have nothing here: a row in its first life, never deleted, without conflict, is
+just the user's row. So every question begins with "does this table have anything at all".
+
+Source:
+    Protocol spec section 10, rules MRG-2 and MRG-7. Decision D10.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import apsw
+import msgspec
+
+from klal.model.codec import pack
+from klal.model.schema import Key, Value
+from klal.rules.merge import ChangeRef, Entry, RowState, same
+from klal.store.catalog import Table
+
+_SIDE_TABLES = ("klal_life", "klal_dead", "klal_conflict")
+_decode_image = msgspec.msgpack.Decoder(dict[bytes, Any]).decode
+_DELETE_COLUMN = b""
+
+
+def encode_key(key: Key) -> bytes:
+    """Return the bytes that name a key in klal's own tables."""
+    return pack(key)
+
+
+def decode_key(data: bytes) -> Key:
+    """Return the key that was stored as these bytes."""
+    return tuple(msgspec.msgpack.decode(data))
+
+
+def key_text(key: Key) -> str:
+    """Return a key as people read it: one value bare, several as a JSON list."""
+    shown = [value.hex() if isinstance(value, bytes) else value for value in key]
+    return str(shown[0]) if len(shown) == 1 else json.dumps(shown, ensure_ascii=False)
+
+
+class Rows:
+    """Row states of one file."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self._has_side: dict[int, bool] = {}
+
+    def forget(self) -> None:
+        """Drop what is remembered between transactions."""
+        self._has_side.clear()
+
+    def has_side(self, table: Table) -> bool:
+        """True when any key of the table has something remembered."""
+        known = self._has_side.get(table.tab)
+        if known is None:
+            known = any(
+                self._connection.execute(f"SELECT 1 FROM {name} WHERE tab = ? LIMIT 1", (table.tab,)).get
+                for name in _SIDE_TABLES
+            )
+            self._has_side[table.tab] = known
+        return known
+
+    def keys_with_side(self, table: Table, keys: Iterable[Key]) -> set[Key]:
+        """Return those of `keys` that have something remembered."""
+        if not self.has_side(table):
+            return set()
+        found = set()
+        for key in keys:
+            encoded = encode_key(key)
+            for name in _SIDE_TABLES:
+                if self._connection.execute(
+                    f"SELECT 1 FROM {name} WHERE tab = ? AND key = ? LIMIT 1", (table.tab, encoded)
+                ).get:
+                    found.add(key)
+                    break
+        return found
+
+    def load(self, table: Table, key: Key) -> RowState:
+        """Return the state of one key."""
+        encoded = encode_key(key)
+        visible = self._connection.execute(table.select_values, key).fetchone()
+        entries = self._entries(table, encoded) if self.has_side(table) else ()
+        if visible is not None:
+            cells = {info.column_id: value for info, value in zip(table.values, visible[1:], strict=True)}
+            side = self._connection.execute(
+                "SELECT life, was_deleted FROM klal_life WHERE tab = ? AND key = ?", (table.tab, encoded)
+            ).fetchone()
+            life, was_deleted = side or (1, 0)
+            return RowState(life, cells, is_alive=True, is_born=True, was_deleted=bool(was_deleted), entries=entries)
+        dead = self._connection.execute(
+            "SELECT life, is_born, was_deleted, image FROM klal_dead WHERE tab = ? AND key = ?", (table.tab, encoded)
+        ).fetchone()
+        if dead is None:
+            return RowState(entries=entries)
+        life, is_born, was_deleted, image = dead
+        return RowState(
+            life, _decode_image(image), is_born=bool(is_born), was_deleted=bool(was_deleted), entries=entries
+        )
+
+    def save(self, table: Table, key: Key, was: RowState, now: RowState) -> None:
+        """Make the file show `now` where it showed `was`."""
+        encoded = encode_key(key)
+        if now.is_alive:
+            self._show(table, key, was, now)
+        elif was.is_alive:
+            self._connection.execute(table.delete, key)
+        self._remember(table, encoded, now)
+        if was.entries != now.entries:
+            self._save_entries(table, encoded, key, now.entries)
+
+    def _show(self, table: Table, key: Key, was: RowState, now: RowState) -> None:
+        cells = now.cells or {}
+        columns = tuple(info for info in table.values if info.column_id in cells)
+        if not was.is_alive:
+            # A column the life never wrote takes its default, as a plain INSERT would.
+            row = (*key, *(cells[info.column_id] for info in columns))
+            self._connection.execute(table.insert(columns, 1), row)
+            return
+        if now.life != was.life:
+            self._connection.execute(table.delete, key)
+            self._show(table, key, RowState(), now)
+            return
+        before = was.cells or {}
+        changed = tuple(
+            info
+            for info in columns
+            if info.column_id not in before or before[info.column_id] is not cells[info.column_id]
+        )
+        if changed:
+            values = (*(cells[info.column_id] for info in changed), *key)
+            self._connection.execute(table.update(changed), values)
+
+    def _remember(self, table: Table, encoded: bytes, now: RowState) -> None:
+        place = (table.tab, encoded)
+        if now.is_alive or now.life == 0:
+            self._connection.execute("DELETE FROM klal_dead WHERE tab = ? AND key = ?", place)
+        else:
+            self._has_side[table.tab] = True
+            self._connection.execute(
+                "INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,?,?,?)",
+                (*place, now.life, now.is_born, now.was_deleted, pack(dict(now.cells or {}))),
+            )
+        if now.is_alive and (now.life > 1 or now.was_deleted):
+            self._has_side[table.tab] = True
+            self._connection.execute(
+                "INSERT OR REPLACE INTO klal_life VALUES(?,?,?,?)", (*place, now.life, now.was_deleted)
+            )
+        else:
+            self._connection.execute("DELETE FROM klal_life WHERE tab = ? AND key = ?", place)
+
+    # -- local writes ----------------------------------------------------------------
+    # A local write has seen everything applied here, so it never loses and only clears.
+
+    def local_insert(self, table: Table, key: Key) -> int:
+        """Note a local INSERT, and return the life it begins."""
+        place = (table.tab, encode_key(key))
+        dead = self._connection.execute("SELECT life FROM klal_dead WHERE tab = ? AND key = ?", place).get
+        if dead is None:
+            return 1
+        life: int = dead + 1
+        self._connection.execute("DELETE FROM klal_dead WHERE tab = ? AND key = ?", place)
+        self._connection.execute("INSERT OR REPLACE INTO klal_life VALUES(?,?,?,0)", (*place, life))
+        self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", place)
+        return life
+
+    def local_update(self, table: Table, key: Key, old: tuple[Value, ...], new: tuple[Value, ...]) -> int:
+        """Note a local UPDATE, and return the life it writes in."""
+        place = (table.tab, encode_key(key))
+        life: int = self._connection.execute("SELECT life FROM klal_life WHERE tab = ? AND key = ?", place).get or 1
+        self._connection.execute(
+            "DELETE FROM klal_conflict WHERE tab = ? AND key = ? AND (life < ? OR column_id = x'')", (*place, life)
+        )
+        for position in table.value_positions:
+            if not same(old[position], new[position]):
+                self._connection.execute(
+                    "DELETE FROM klal_conflict WHERE tab = ? AND key = ? AND column_id = ?",
+                    (*place, table.columns[position].column_id),
+                )
+        return life
+
+    def local_delete(self, table: Table, key: Key, row: tuple[Value, ...]) -> int:
+        """Note a local DELETE, and return the life it ends."""
+        place = (table.tab, encode_key(key))
+        life: int = self._connection.execute("SELECT life FROM klal_life WHERE tab = ? AND key = ?", place).get or 1
+        image = {info.column_id: row[p] for info, p in zip(table.values, table.value_positions, strict=True)}
+        self._has_side[table.tab] = True
+        self._connection.execute("INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,1,1,?)", (*place, life, pack(image)))
+        self._connection.execute("DELETE FROM klal_life WHERE tab = ? AND key = ?", place)
+        self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", place)
+        return life
+
+    # -- conflicts -------------------------------------------------------------------
+
+    def _entries(self, table: Table, encoded: bytes) -> tuple[Entry, ...]:
+        rows = self._connection.execute(
+            "SELECT column_id, log, seq, life, value, winner_log, winner_seq, winner_value FROM klal_conflict"
+            " WHERE tab = ? AND key = ? ORDER BY column_id, log, seq",
+            (table.tab, encoded),
+        ).fetchall()
+        return tuple(
+            Entry(
+                column or None,
+                ChangeRef(log, seq),
+                life,
+                value,
+                None if winner_log is None else ChangeRef(winner_log, winner_seq),
+                winner_value,
+            )
+            for column, log, seq, life, value, winner_log, winner_seq, winner_value in rows
+        )
+
+    def _save_entries(self, table: Table, encoded: bytes, key: Key, entries: tuple[Entry, ...]) -> None:
+        self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", (table.tab, encoded))
+        for entry in entries:
+            self._has_side[table.tab] = True
+            winner = entry.winner or (None, None)
+            self._connection.execute(
+                "INSERT INTO klal_conflict VALUES(?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    table.tab,
+                    encoded,
+                    entry.column or _DELETE_COLUMN,
+                    *entry.change,
+                    entry.life,
+                    key_text(key),
+                    entry.value,
+                    *winner,
+                    entry.winner_value,
+                ),
+            )

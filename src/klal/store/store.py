@@ -1,0 +1,637 @@
+"""One klal file: the rooms of the store joined, one SQLite transaction per step.
+
+Source:
+    Protocol spec section 15. Decisions D1 to D8, D13 to D15, D21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from klal.errors import DamagedError, MembershipError, ReadOnlyError, UsageError
+from klal.model.acts import Act, AddColumn, Close, CreateTable, Genesis, Invite, Join, make_invitation, make_join
+from klal.model.certificate import Certificate
+from klal.model.codec import HASH_SIZE, pack, unpack
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, header_hash
+from klal.model.keys import INCARNATION_SIZE, SEED_SIZE, SigningKey, log_id_of
+from klal.model.receipt import HeldHead, Statement, make_receipt
+from klal.model.seal import SEAL_EVERY_COUNT, Seal, make_seal
+from klal.model.ticket import Ticket, encode_ticket
+from klal.ports import Clock, Entropy
+from klal.rules.merge import ChangeRef
+from klal.store.apply import Applier
+from klal.store.catalog import Catalog
+from klal.store.epochs import Epochs
+from klal.store.file import create_file, open_file, translate
+from klal.store.history import STATE_HELD, History, Log
+from klal.store.home import Fence, Home, Identity
+from klal.store.intake import Intake
+from klal.store.knowledge import Knowledge
+from klal.store.rows import Rows
+from klal.store.writer import Outcome, Session, Writer, paused
+
+_APPLY_BATCH_COUNT = 1000  # Changes applied in one SQLite transaction: bounds the WAL, not correctness.
+_TOKEN_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a store is handed of the world."""
+
+    clock: Clock
+    entropy: Entropy
+
+
+class Store:
+    """A klal file with everything it can do; no thread but one uses it at a time."""
+
+    def __init__(self, connection: apsw.Connection, path: Path, home: Home, world: World, member_name: str | None) -> None:
+        self.path = path
+        self.connection = connection
+        self._home = home
+        self._world = world
+        self._wanted_name = member_name
+        self.space_id: bytes = self._meta("space_id") or b""
+        if len(self.space_id) != HASH_SIZE:
+            raise DamagedError(f"{path} has no space id")
+        self.history = History(connection, self.space_id)
+        self.catalog = Catalog(connection)
+        self.rows = Rows(connection)
+        self.applier = Applier(connection, self.history, self.catalog, self.rows)
+        self.epochs = Epochs(connection, self.history, self.catalog, self.applier)
+        self.knowledge = Knowledge(connection, self.history)
+        self.intake = Intake(connection, self.history, self.knowledge, self._admit_member)
+        self.writer = Writer(
+            connection, self.history, self.catalog, self.rows, self.applier, world.clock, world.entropy, path
+        )
+        self._data_version = -1
+        self._is_fenced = False
+        self._depth = 0
+        self._synchronous = "normal"
+        self.identity: Identity | None = None
+        self.refresh()
+        self.identity = self._find_identity()
+        if self.identity is not None:
+            self.writer.capture.start()
+
+    # -- the file's own words ------------------------------------------------------------
+
+    def _meta(self, name: str) -> object:
+        return self.connection.execute("SELECT value FROM klal_meta WHERE name = ?", (name,)).get
+
+    def _set_meta(self, name: str, value: object) -> None:
+        self.connection.execute("INSERT OR REPLACE INTO klal_meta VALUES(?,?)", (name, value))
+
+    @property
+    def genesis(self) -> Genesis:
+        """Return the space's origin."""
+        return unpack(self._meta("genesis"), Genesis, "stored genesis")  # type: ignore[arg-type]
+
+    @property
+    def member_id(self) -> bytes:
+        """Return the member this file speaks for, or empty bytes when it has no key."""
+        return b"" if self.identity is None else self.identity.key.member_id
+
+    def _find_identity(self) -> Identity | None:
+        """Return the member whose key is at hand: the file's own, else the one asked for, else the only one."""
+        identities = self._home.identities(self.space_id)
+        if self._wanted_name is not None:
+            identities = [identity for identity in identities if identity.name == self._wanted_name]
+            if not identities:
+                raise UsageError(f"there is no key of {self._wanted_name!r} for this space in {self._home.folder}")
+        file_member = self._meta("member_id")
+        own = [identity for identity in identities if identity.key.member_id == file_member]
+        if own:
+            return own[0]
+        # A file without a writer (a backup) becomes that of the only member at hand.
+        return identities[0] if len(identities) == 1 and (file_member is None or self._wanted_name) else None
+
+    def refresh(self) -> None:
+        """Read again everything kept in memory; another process may have written."""
+        own_log = self._meta("own_log")
+        self.history.load(own_log)  # type: ignore[arg-type]
+        self.catalog.load()
+        self.rows.forget()
+        self.applier.window.clear()
+        self.applier.not_after_ms = self.genesis.policy.not_after_ms
+        self.epochs.load()
+        self.intake.own_log = own_log  # type: ignore[assignment]
+        self.writer.own = None
+        if own_log is not None:
+            self._load_own(self.history.logs[own_log])  # type: ignore[index]
+        self._data_version = self.connection.data_version()
+
+    def _load_own(self, log: Log) -> None:
+        unix_ms = counter = 0
+        if log.length:
+            header = self.history.read(ChangeRef(log.log, log.length - 1)).header
+            unix_ms, counter = header.unix_ms, header.counter
+        stamp_max = max((other.order_stamp for other in self.history.logs.values()), default=0)
+        self.writer.own = Session(log, unix_ms, counter, stamp_max, past_is_fresh=False)
+        self._renew_epoch()
+
+    def _renew_epoch(self) -> None:
+        """Work out which epoch this member writes in now (EPO-2)."""
+        own = self.writer.own
+        finished = 0 if own is None else self.epochs.finished(own.log.member_id)
+        self.writer.epoch = max(finished, self.epochs.next_epoch)
+
+    # -- transactions --------------------------------------------------------------------
+
+    def _set_synchronous(self, level: str) -> None:
+        if level != self._synchronous:
+            self.connection.pragma("synchronous", level)
+            self._synchronous = level
+
+    @contextmanager
+    def writing(self, *, durable: bool = False) -> Iterator[None]:
+        """A write transaction; nested ones join the outermost. All of it is kept, or nothing."""
+        if self._depth:
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+            return
+        self.begin(durable=durable)
+        try:
+            yield
+        except BaseException:
+            self.rollback()
+            raise
+        self.commit()
+
+    def begin(self, *, durable: bool = False) -> None:
+        """Begin a write transaction under this file's fence.
+
+        Args:
+            durable: Commit it with synchronous=FULL, so that it survives a power loss.
+        """
+        if durable:
+            self._set_synchronous("full")
+        self._begin()
+        if not self._is_fenced:
+            # In a transaction of its own: if the user's is rolled back, the fence stands.
+            try:
+                self._pass_fence()
+                self.connection.execute("COMMIT -- klal")
+                self._data_version = self.connection.data_version()
+            except BaseException:
+                self._undo()
+                raise
+            self._begin()
+        self._depth = 1
+
+    def _begin(self) -> None:
+        if self.identity is None:
+            raise ReadOnlyError(
+                f"{self.path} is read-only here: the key of its member is not in {self._home.folder}",
+                hint="open it with the home folder that has the key, or join as a new member",
+            )
+        try:
+            self.connection.execute("BEGIN IMMEDIATE -- klal")
+        except apsw.Error as error:
+            raise translate(error, self.path) from error
+        try:
+            if self.connection.data_version() != self._data_version:
+                self.refresh()
+                self._is_fenced = self._is_fenced and self._fence_agrees()
+        except BaseException:
+            self._undo()
+            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A read transaction: everything inside is of one moment."""
+        if self._depth:
+            yield
+            return
+        try:
+            self.connection.execute("BEGIN -- klal")
+            # The first read takes the snapshot; memory is then made to agree with it.
+            self._meta("space_id")
+            if self.connection.data_version() != self._data_version:
+                self.refresh()
+            yield
+        except apsw.Error as error:
+            raise translate(error, self.path) from error
+        finally:
+            self._undo()
+
+    def commit(self) -> ChangeRef | None:
+        """Append what the transaction did and commit all of it; return the change, if any."""
+        try:
+            change = self.writer.flush()
+            own = self.writer.own
+            if own is not None and change is not None and (own.log.length % SEAL_EVERY_COUNT) == 0:
+                self._seal()
+            self.connection.execute("COMMIT -- klal")
+        except apsw.Error as error:
+            self.rollback()
+            raise translate(error, self.path) from error
+        except BaseException:
+            self.rollback()
+            raise
+        self._depth = 0
+        self.writer.clear()
+        self._data_version = self.connection.data_version()
+        if self._synchronous == "full":
+            self._set_synchronous("normal")
+        return change
+
+    def rollback(self) -> None:
+        """Undo the running transaction."""
+        self._undo()
+        self._depth = 0
+        self.writer.clear()
+        self._set_synchronous("normal")
+        self.refresh()
+
+    def _undo(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK -- klal")
+
+    @property
+    def in_transaction(self) -> bool:
+        """True inside `begin` and `commit`."""
+        return self._depth > 0
+
+    # -- the fence -----------------------------------------------------------------------
+
+    def _fence_agrees(self) -> bool:
+        """True when file and home remember the same token and the same sealed head (LOG-5)."""
+        own = self.writer.own
+        if own is None or own.log.member_id != self.member_id:
+            return False
+        fence = self._home.fence(self.space_id, own.log.log_id)
+        if fence is None or fence.token != self._meta("fence") or own.log.length < fence.length:
+            return False
+        if fence.length and self.history.hash_at(ChangeRef(own.log.log, fence.length - 1)) != fence.head_hash:
+            return False
+        return not self.intake.own_log_grew
+
+    def _pass_fence(self) -> None:
+        """Swap the fence's token, or begin a new log if file and home disagree (LOG-6)."""
+        if not self._fence_agrees():
+            self._begin_log()
+        own = self.writer.own
+        assert own is not None, "_begin_log made it"
+        token = self._world.entropy.token(_TOKEN_SIZE).hex()
+        self._home.save_fence(self.space_id, own.log.log_id, self._fence(token))
+        self._set_meta("fence", token)
+        self._set_meta("member_id", self.member_id)
+        self._is_fenced = True
+
+    def _fence(self, token: str) -> Fence:
+        own = self.writer.own
+        assert own is not None
+        length = self.history.sealed_length(own.log)
+        head = self.history.hash_at(ChangeRef(own.log.log, length - 1)) if length else b""
+        return Fence(token, length, head)
+
+    def _begin_log(self) -> None:
+        assert self.identity is not None
+        old = self.writer.own
+        if old is not None and old.log.member_id == self.member_id:
+            # Whatever the copied or restored file holds unsealed is work too.
+            self._seal()
+        incarnation = self._world.entropy.token(INCARNATION_SIZE)
+        log_id = log_id_of(self.space_id, self.member_id, incarnation)
+        log = self.history.add_log(log_id, self.member_id, incarnation)
+        self._set_meta("own_log", log.log)
+        self.intake.own_log = log.log
+        self.intake.own_log_grew = False
+        self._load_own(log)
+
+    # -- seals and receipts --------------------------------------------------------------
+
+    def _seal(self) -> None:
+        """Sign the own log up to here, and make its headers findable by hash (SEA-1)."""
+        own = self.writer.own
+        assert own is not None
+        assert self.identity is not None
+        log = own.log
+        sealed = self.history.sealed_length(log)
+        if not log.length or sealed == log.length:
+            return
+        self.history.add_seal(
+            log, make_seal(self.identity.key, self.space_id, log.log_id, log.length, log.head_hash)
+        )
+        for stored in self.history.lines(log, sealed, log.length):
+            self.history.index_hash(self.history.hash_at(ChangeRef(log.log, stored.header.seq)), stored.lsn)
+        self.history.save_log(log)
+
+    def seal(self) -> None:
+        """Seal the own log durably, as must be done before bytes leave this file."""
+        own = self.writer.own
+        if self.identity is None or own is None or not own.log.length or own.log.member_id != self.member_id:
+            return
+        if self.history.sealed_length(own.log) == own.log.length:
+            return
+        with self.writing(durable=True):
+            self._seal()
+        if self._is_fenced:
+            self._home.save_fence(self.space_id, own.log.log_id, self._fence(str(self._meta("fence"))))
+
+    def sign_receipt(self) -> None:
+        """Sign what is durably held here, if that says anything new (RCP-3)."""
+        if self.identity is None:
+            return
+        with self.writing(durable=True):
+            own = self.writer.own
+            assert own is not None
+            kept = self.knowledge.receipts().get(own.log.log_id)
+            if not own.log.length and kept is None and not self.history.applied_lengths():
+                return
+            statement = self._statement(own.log, 0 if kept is None else kept.statement.number + 1)
+            if kept is not None and self._says_the_same(kept.statement, statement):
+                return
+            receipt = make_receipt(self.identity.key, self.space_id, statement)
+            self.connection.execute(
+                "INSERT OR REPLACE INTO klal_receipt VALUES(?,?,?,?)",
+                (own.log.log_id, statement.number, receipt.body, receipt.signature),
+            )
+
+    def _statement(self, own: Log, number: int) -> Statement:
+        heads = []
+        for ref in self.history.maximal_heads({}):
+            heads.append(self._held_head(ref))
+        parked = [
+            self._held_head(ChangeRef(log.log, log.payload_length - 1))
+            for log in self.history.logs.values()
+            if log.payload_length > log.applied_length
+        ]
+        certificate = self.applier.closed[-1].certificate_hash if self.applier.closed else NO_CERTIFICATE
+        return Statement(
+            own.member_id,
+            own.incarnation,
+            number,
+            self._world.clock.unix_ms(),
+            tuple(sorted(heads, key=lambda head: head.log_id)),
+            tuple(sorted(parked, key=lambda head: head.log_id)),
+            certificate,
+        )
+
+    def _held_head(self, ref: ChangeRef) -> HeldHead:
+        return HeldHead(self.history.logs[ref.log].log_id, ref.seq + 1, self.history.hash_at(ref))
+
+    @staticmethod
+    def _says_the_same(a: Statement, b: Statement) -> bool:
+        return (a.heads, a.parked, a.certificate) == (b.heads, b.parked, b.certificate)
+
+    # -- applying ------------------------------------------------------------------------
+
+    def apply_ready(self) -> int:
+        """Apply every held change whose past and epoch allow it; return how many."""
+        total = 0
+        with paused(self.writer.capture):
+            while True:
+                with self.writing():
+                    count = self._apply_batch()
+                total += count
+                if count < _APPLY_BATCH_COUNT:
+                    break
+        self.applier.window.clear()
+        return total
+
+    def _apply_batch(self) -> int:
+        count = 0
+        progress = True
+        while progress and count < _APPLY_BATCH_COUNT:
+            progress = False
+            for log in list(self.history.logs.values()):
+                while log.applied_length < log.payload_length and count < _APPLY_BATCH_COUNT:
+                    verdict = self.applier.apply(log, self.writer.epoch)
+                    if not verdict.is_applied:
+                        break
+                    progress = True
+                    count += 1
+                    self._after_apply(log, verdict.acts)
+        for log in self.history.logs.values():
+            self.history.save_log(log)
+        self._advance()
+        own = self.writer.own
+        if own is not None and count:
+            own.past_is_fresh = False
+            own.stamp_max = max(log.order_stamp for log in self.history.logs.values())
+        return count
+
+    def _after_apply(self, log: Log, acts: tuple[Act, ...]) -> None:
+        seq = log.applied_length - 1
+        for act in acts:
+            if isinstance(act, Join | Genesis):
+                self._admit_member(log, seq, act)
+            elif isinstance(act, Close):
+                self.note_close(log, seq, act.epoch)
+
+    def note_close(self, log: Log, seq: int, epoch: int) -> None:
+        """Record an applied Close, and make the certificates it completes."""
+        self.connection.execute(
+            "INSERT OR IGNORE INTO klal_close VALUES(?,?,?,?)", (epoch, log.log, seq, log.member_id)
+        )
+        for index in self.history.logs:
+            self.history.save_log(self.history.logs[index])
+        self._advance()
+
+    def _advance(self) -> None:
+        while self.epochs.advance():
+            pass
+        self._renew_epoch()
+
+    def _admit_member(self, log: Log, seq: int, act: Act) -> None:
+        """Enter a member by its join, or the founder by the genesis (MEM-1, MEM-2).
+
+        Raises:
+            RefusedError: The invitation or its use is not valid here.
+        """
+        if isinstance(act, Genesis):
+            if act.space_id != self.space_id or act.founder != log.member_id or seq != 0:
+                raise MembershipError("another genesis cannot enter this space", rule="MEM-1")
+            row = (act.founder, act.founder_name, log.log_id, 0, None, None)
+        elif isinstance(act, Join):
+            if act.member != log.member_id:
+                raise MembershipError("a join in another member's log", rule="MEM-1")
+            act.check(self.space_id)
+            self._check_inviter(act)
+            invitation = act.invitation
+            row = (act.member, act.name, log.log_id, seq, invitation.ticket_id, invitation.use_count_max)
+        else:
+            return
+        self.connection.execute("INSERT OR IGNORE INTO klal_member VALUES(?,?,?,?,?,?)", row)
+
+    def _check_inviter(self, join: Join) -> None:
+        inviter = join.invitation.inviter
+        genesis = self.genesis
+        if genesis.policy.invited_by == "steward" and inviter != genesis.founder:
+            raise MembershipError(f"{join.name!r:.40} was invited by a member who may not invite", rule="MEM-5")
+        if not self.connection.execute("SELECT 1 FROM klal_member WHERE member_id = ?", (inviter,)).get:
+            raise MembershipError(f"{join.name!r:.40} was invited by somebody not known here", rule="MEM-2")
+
+    def found(self, genesis: Genesis) -> None:
+        """Write the genesis as the first change of the founder's log, sealed at length 1."""
+        with self.writing(durable=True):
+            self._append_acts(genesis)
+
+    def enter(self, ticket: Ticket, identity: Identity) -> None:
+        """Write this member's join, with the tables the ticket knows, as its log's first change."""
+        acts: list[Act] = list(ticket.schema)
+        if identity.key.member_id != ticket.genesis.founder:
+            # A member who returns joins again: the act names the same key, and counts once.
+            member_id = identity.key.member_id
+            acts.insert(0, make_join(ticket.key, self.space_id, member_id, identity.name, ticket.invitation))
+        with self.writing(durable=True):
+            for act in ticket.schema:
+                self.writer.declare_act(act)
+            if acts:
+                self._append_acts(*acts)
+
+    def _append_acts(self, *acts: Act) -> ChangeRef:
+        for act in acts:
+            self.writer.note(act)
+        change = self.writer.flush()
+        own = self.writer.own
+        assert own is not None
+        assert change is not None
+        self.writer.clear()
+        # Sealed here, before its effect: a Close counts with the seal exactly at it.
+        self._seal()
+        self._after_apply(own.log, acts)
+        return change
+
+    # -- acts of this member -------------------------------------------------------------
+
+    def invite(self, use_count_max: int) -> str:
+        """Record an invitation in history and return its ticket."""
+        assert_identity = self.identity
+        if assert_identity is None:
+            raise ReadOnlyError(f"{self.path} is read-only here: only a member can invite")
+        genesis = self.genesis
+        if genesis.policy.invited_by == "steward" and self.member_id != genesis.founder:
+            raise MembershipError("only the steward of this space may invite", rule="MEM-5")
+        seed = self._world.entropy.token(SEED_SIZE)
+        ticket_key = SigningKey(seed)
+        invitation = make_invitation(assert_identity.key, self.space_id, ticket_key.member_id, use_count_max)
+        with self.writing():
+            self.writer.note(Invite(invitation))
+        self.seal()
+        founder = self._founder_log()
+        stored = self.history.read(ChangeRef(founder.log, 0))
+        seal = self.history.seals(founder, 0, 1)
+        acts = self.history.part(stored, ACTS_TABLE)
+        assert acts is not None
+        assert seal, "the genesis is sealed when it is made"
+        ticket = Ticket(
+            stored.header_bytes, acts, founder.incarnation, seal[0].signature, invitation, seed, self._schema()
+        )
+        return encode_ticket(ticket)
+
+    def _founder_log(self) -> Log:
+        log_id = self.connection.execute("SELECT log_id FROM klal_member WHERE ticket_id IS NULL").get
+        return self.history.by_id[log_id]
+
+    def _schema(self) -> tuple[CreateTable | AddColumn, ...]:
+        acts: list[CreateTable | AddColumn] = []
+        for table in self.catalog.by_id.values():
+            acts.append(CreateTable(table.definition))
+            acts.extend(
+                AddColumn(table.table_id, info.column)
+                for info in table.columns
+                if info.column not in table.definition.columns
+            )
+        return tuple(acts)
+
+    def finish(self) -> int:
+        """Append this member's Close of the epoch it writes in, and return that epoch (EPO-1)."""
+        with self.writing(durable=True):
+            epoch = self.writer.epoch
+            with paused(self.writer.capture):
+                self._append_acts(Close(epoch))
+        self.apply_ready()
+        return epoch
+
+    def certificate(self, epoch: int) -> Certificate | None:
+        """Return the certificate of an epoch that is complete here."""
+        return self.epochs.certificate(epoch)
+
+    def note_contact(self) -> None:
+        """Remember that word came from elsewhere now."""
+        with self.writing():
+            self._set_meta("contact_unix_ms", self._world.clock.unix_ms())
+
+    @property
+    def contact_unix_ms(self) -> int | None:
+        """Return when word last came from elsewhere, by this machine's clock; None if never."""
+        return self._meta("contact_unix_ms")  # type: ignore[return-value]
+
+    def now_ms(self) -> int:
+        """Return this machine's clock."""
+        return self._world.clock.unix_ms()
+
+    def run_read(self, sql: str, parameters: object) -> Outcome:
+        """Run a statement that only reads."""
+        return self.writer.run(sql, parameters)
+
+    # -- the end -------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Seal what is not sealed and release the file."""
+        try:
+            if self.in_transaction:
+                self.rollback()
+            if self.identity is not None and not self.connection.readonly("main"):
+                self.seal()
+        finally:
+            self.connection.close()
+
+
+def found_space(path: Path, home: Home, world: World, genesis: Genesis, key: SigningKey) -> Store:
+    """Create a file with a new space, its genesis written and sealed."""
+    home.save_identity(genesis.space_id, Identity(key, genesis.founder_name))
+    connection = create_file(path)
+    with connection:
+        _write_origin(connection, genesis, key.member_id)
+    store = Store(connection, path, home, world, None)
+    store.found(genesis)
+    store.seal()
+    return store
+
+
+def join_space(path: Path, home: Home, world: World, ticket: Ticket, name: str) -> Store:
+    """Create a file of an existing space from a ticket, as a new or a returning member."""
+    genesis = ticket.genesis
+    space_id = genesis.space_id
+    returning = [identity for identity in home.identities(space_id) if identity.name == name]
+    identity = returning[0] if returning else Identity(SigningKey(world.entropy.token(SEED_SIZE)), name)
+    home.save_identity(space_id, identity)
+    connection = create_file(path)
+    with connection:
+        _write_origin(connection, genesis, identity.key.member_id)
+        _write_genesis(connection, ticket, space_id)
+    store = Store(connection, path, home, world, name)
+    store.apply_ready()
+    store.enter(ticket, identity)
+    store.seal()
+    return store
+
+
+def _write_origin(connection: apsw.Connection, genesis: Genesis, member_id: bytes) -> None:
+    for name, value in (("space_id", genesis.space_id), ("genesis", pack(genesis)), ("member_id", member_id)):
+        connection.execute("INSERT INTO klal_meta VALUES(?,?)", (name, value))
+
+
+def _write_genesis(connection: apsw.Connection, ticket: Ticket, space_id: bytes) -> None:
+    """Store the genesis change that the ticket carries, held under its seal."""
+    history = History(connection, space_id)
+    founder = ticket.genesis.founder
+    log = history.add_log(log_id_of(space_id, founder, ticket.incarnation), founder, ticket.incarnation)
+    hashed = header_hash(space_id, ticket.genesis_header)
+    lsn = history.append(log, ticket.genesis_header, hashed, STATE_HELD, 0, ticket.genesis_acts)
+    history.index_hash(hashed, lsn)
+    log.payload_length = 1
+    history.add_seal(log, Seal(log.log_id, 1, hashed, ticket.genesis_seal))
+    history.save_log(log)

@@ -1,0 +1,106 @@
+"""The window: applied changes that an incoming one had not seen, indexed by key.
+
+It is loaded from the log when a merge first needs it and dropped when the batch is
+done; nothing about it is stored. Where it is empty, a write needs no looking at all.
+
+Source:
+    Decision D10; protocol spec section 10, rule MRG-1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from klal.errors import MalformedError
+from klal.model.header import ACTS_TABLE
+from klal.model.payload import Segment, decode_segments
+from klal.model.schema import Key
+from klal.rules.merge import ChangeRef, Write
+from klal.rules.order import OrderKey, draw_of
+from klal.store.history import STATE_APPLIED, History, Log, Stored
+
+_TOUCH_COUNT_MAX = 4_000_000  # About 600 MB; beyond this the index is rebuilt for what is needed now.
+
+
+class _Touch(NamedTuple):
+    change: ChangeRef
+    order: OrderKey
+    segment: Segment
+    row: int
+
+
+class Window:
+    """Touches of applied changes, by table and key."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything loaded."""
+        self._touches: dict[bytes, dict[Key, list[_Touch]]] = {}
+        self._loaded: dict[int, tuple[int, int]] = {}  # log -> seqs loaded, [start, stop)
+        self._count = 0
+
+    def unseen(self, vector: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+        """Return the stretches of applied changes outside `vector`: log -> [start, stop)."""
+        return {
+            log.log: (vector.get(log.log, 0), log.applied_length)
+            for log in self._history.logs.values()
+            if log.applied_length > vector.get(log.log, 0)
+        }
+
+    def touched(self, unseen: Mapping[int, tuple[int, int]], table_id: bytes, keys: Iterable[Key]) -> set[Key]:
+        """Return those of `keys` that some change in the window may have written."""
+        self._load(unseen)
+        touches = self._touches.get(table_id)
+        return set() if not touches else touches.keys() & set(keys)
+
+    def writes(self, unseen: Mapping[int, tuple[int, int]], table_id: bytes, key: Key) -> list[Write]:
+        """Return the window's writes of one key."""
+        found = []
+        for change, order, segment, row in self._touches.get(table_id, {}).get(key, ()):
+            start, stop = unseen.get(change.log, (0, 0))
+            if start <= change.seq < stop:
+                cells = {column: values[row] for column, values in zip(segment.columns, segment.values, strict=True)}
+                found.append(Write(change, order, segment.kind, segment.life(row), cells))
+        return found
+
+    def _load(self, unseen: Mapping[int, tuple[int, int]]) -> None:
+        if self._count > _TOUCH_COUNT_MAX:
+            self.clear()
+        for index, (start, stop) in unseen.items():
+            have_start, have_stop = self._loaded.get(index, (stop, stop))
+            for first, last in ((start, min(have_start, stop)), (max(have_stop, start), stop)):
+                if first < last:
+                    self._load_range(self._history.logs[index], first, last)
+            self._loaded[index] = (min(start, have_start), max(stop, have_stop))
+
+    def _load_range(self, log: Log, start: int, stop: int) -> None:
+        for stored in self._history.lines(log, start, stop):
+            if stored.state == STATE_APPLIED:
+                self._load_change(log, stored)
+
+    def _load_change(self, log: Log, stored: Stored) -> None:
+        change = ChangeRef(log.log, stored.header.seq)
+        order = order_key(self._history, log, stored)
+        for part in stored.header.parts:
+            if part.table_id == ACTS_TABLE:
+                continue
+            data = self._history.part(stored, part.table_id)
+            if data is None:
+                raise MalformedError(f"payload of applied change {change.seq} is not here", rule="PAY-6")
+            touches = self._touches.setdefault(part.table_id, {})
+            for segment in decode_segments(data):
+                self._count += len(segment.keys)
+                for row, key in enumerate(segment.keys):
+                    touches.setdefault(key, []).append(_Touch(change, order, segment, row))
+
+
+def order_key(history: History, log: Log, stored: Stored, hashed: bytes | None = None) -> OrderKey:
+    """Return the order key of an applied change (ORD-3)."""
+    draw = draw_of(history.space_id, stored.header.certificate, log.member_id)
+    if hashed is None:
+        hashed = history.hash_at(ChangeRef(log.log, stored.header.seq))
+    return OrderKey(stored.order_stamp, draw, hashed)

@@ -1,0 +1,422 @@
+"""One look at a file: everything status, coverage and who-has say, from one moment.
+
+Source:
+    Protocol spec section 14. Decisions D13 to D15.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from klal.errors import IncompleteError, UsageError
+from klal.model.acts import Act, Close, CreateTable, Genesis, Invite, Join, decode_acts
+from klal.model.header import ACTS_TABLE
+from klal.reports import (
+    ChangeId,
+    Claim,
+    Conflict,
+    Coverage,
+    EpochStatus,
+    Holders,
+    LogEntry,
+    MemberStatus,
+    Missing,
+    Status,
+    Waiting,
+)
+from klal.rules.closing import Cut
+from klal.rules.coverage import Gap, Held, gaps, space_state, stable_lengths
+from klal.rules.merge import ChangeRef
+from klal.store.history import STATE_LACKING, STATE_VOID, Stored
+from klal.store.rows import decode_key
+from klal.store.store import Store
+
+_SKEW_WARN_MS = 5 * 60 * 1000
+_UNKNOWN_MEMBER = "a member not known here"
+
+
+class Survey:
+    """Answers about one store; used inside one read transaction and then dropped."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._history = store.history
+        self._me = store.member_id
+
+    # -- what is known ---------------------------------------------------------------------
+
+    @cached_property
+    def names(self) -> dict[bytes, str]:
+        """Member id -> name, of every member known here."""
+        rows = self._store.connection.execute("SELECT member_id, name FROM klal_member ORDER BY name, member_id")
+        return dict(rows.fetchall())
+
+    @cached_property
+    def held(self) -> dict[bytes, Held]:
+        """Every log held or known of."""
+        return self._store.knowledge.held()
+
+    @cached_property
+    def claims(self) -> dict[bytes, dict[bytes, int]]:
+        """What members signed for; one's own share is what lies in this file."""
+        claims = self._store.knowledge.claims(but=self._me)
+        claims[self._me] = {
+            log.log_id: log.payload_length for log in self._history.logs.values() if log.payload_length
+        }
+        return claims
+
+    @cached_property
+    def stable(self) -> dict[bytes, int]:
+        """Log id -> the prefix that every member is known to hold (STB-1)."""
+        return stable_lengths(self.names, self.claims, self.held)
+
+    @cached_property
+    def gaps(self) -> list[Gap]:
+        """Everything known of and not here."""
+        others = {member: lengths for member, lengths in self.claims.items() if member != self._me}
+        return gaps(self.held, others)
+
+    def name(self, member_id: bytes | None) -> str:
+        """Return how a member is called."""
+        if member_id is None:
+            return _UNKNOWN_MEMBER
+        return self.names.get(member_id, _UNKNOWN_MEMBER)
+
+    def coverage(self) -> Coverage:
+        """Return how much of what is known of is here."""
+        missing = tuple(
+            Missing(
+                self.name(gap.member_id),
+                gap.member_id or b"",
+                gap.log_id,
+                gap.seqs.start,
+                gap.seqs.stop,
+                gap.what,
+                tuple(sorted(self.name(holder) for holder in gap.holders)),
+            )
+            for gap in self.gaps
+        )
+        logs = self.held.values()
+        return Coverage(
+            sum(log.length for log in logs),
+            sum(log.known_length for log in logs),
+            sum(log.payload_count for log in logs),
+            sum(log.known_length for log in logs),
+            missing,
+            self._store.contact_unix_ms,
+        )
+
+    def who_has(self, change: ChangeId) -> Holders:
+        """Return who is known to hold a change.
+
+        Raises:
+            UsageError: Nothing stored here names it.
+        """
+        log = self.held.get(change.log_id)
+        if log is None or change.seq >= log.known_length:
+            raise UsageError(f"change {change.log_id.hex()[:8]}:{change.seq} is not known here")
+        holders, lacking, unknown = [], [], []
+        for member_id, name in self.names.items():
+            lengths = self.claims.get(member_id)
+            if lengths is None:
+                unknown.append(name)
+            elif self._claims(member_id, lengths, change):
+                holders.append(name)
+            else:
+                lacking.append(name)
+        is_stable = not lacking and not unknown
+        return Holders(change, tuple(sorted(holders)), tuple(sorted(lacking)), tuple(sorted(unknown)), is_stable)
+
+    def _claims(self, member_id: bytes, lengths: dict[bytes, int], change: ChangeId) -> bool:
+        if member_id == self._me:
+            # Bytes, not a prefix: a payload beyond a gap is held too.
+            log = self._history.by_id.get(change.log_id)
+            if log is None or change.seq >= log.length:
+                return False
+            return self._history.read(ChangeRef(log.log, change.seq)).state != STATE_LACKING
+        return lengths.get(change.log_id, 0) > change.seq
+
+    # -- epochs ------------------------------------------------------------------------------
+
+    def check_may_finish(self) -> None:
+        """Return if this member may finish the epoch it writes in.
+
+        Raises:
+            IncompleteError: The epoch before is not complete here.
+        """
+        epoch = self._store.writer.epoch
+        if epoch > self._store.epochs.next_epoch:
+            waiting = self.waiting_for(epoch - 1)
+            names = ", ".join(f"{each.member_name} ({each.reason})" for each in waiting)
+            raise IncompleteError(
+                f"epoch {epoch} cannot be finished before epoch {epoch - 1} is complete here, which waits for {names}",
+                waiting_for=waiting,
+                epoch=epoch - 1,
+            )
+
+    def epoch_to_close(self) -> int:
+        """Return the newest epoch that this member has finished, or the first when it has finished none."""
+        return max(0, self._store.epochs.finished(self._me) - 1)
+
+    def waiting_for(self, epoch: int) -> tuple[Waiting, ...]:
+        """Return whom an epoch that is not complete here waits for, and why (W10, W26)."""
+        store = self._store
+        if epoch < store.epochs.next_epoch:
+            return ()
+        cut = store.epochs.next_cut()
+        if isinstance(cut, Cut):
+            return ()
+        waiting = []
+        for member_id in cut:
+            mine = [gap for gap in self.gaps if gap.member_id == member_id]
+            # Headers first: while they are missing, a Close may lie among them.
+            for what, reason in (("headers", "missing changes"), ("payloads", "missing payloads")):
+                found = [gap for gap in mine if gap.what == what]
+                if found:
+                    holders = sorted({self.name(holder) for gap in found for holder in gap.holders})
+                    count = sum(len(gap.seqs) for gap in found)
+                    waiting.append(Waiting(self.name(member_id), member_id, reason, count, tuple(holders)))
+                    break
+            else:
+                waiting.append(Waiting(self.name(member_id), member_id, "not finished", 0, ()))
+        return tuple(sorted(waiting, key=lambda each: (each.member_name, each.member_id)))
+
+    def epoch_state(self, epoch: int) -> str:
+        """Return "open", "complete" (all is here) or "closed" (every counted member names it)."""
+        closed = self._store.applier.closed
+        if epoch >= len(closed):
+            return "open"
+        # A later certificate is made only upon this one, so naming it names this one too.
+        later = {each.certificate_hash for each in closed[epoch:]}
+        naming = {
+            receipt.statement.member_id
+            for receipt in self._store.knowledge.receipts().values()
+            if receipt.statement.certificate in later
+        }
+        if self._me:
+            naming.add(self._me)
+        return "closed" if set(closed[epoch].cut.counted) <= naming else "complete"
+
+    def _unnamed(self, epoch: int) -> tuple[Waiting, ...]:
+        """Return the counted members not known to name the certificate of a complete epoch."""
+        closed = self._store.applier.closed
+        later = {each.certificate_hash for each in closed[epoch:]}
+        naming = {
+            receipt.statement.member_id
+            for receipt in self._store.knowledge.receipts().values()
+            if receipt.statement.certificate in later
+        } | {self._me}
+        return tuple(
+            Waiting(self.name(member), member, "not heard from", 0, ())
+            for member in closed[epoch].cut.counted
+            if member not in naming
+        )
+
+    def epoch(self) -> EpochStatus:
+        """Return the first epoch that is not closed and has work in it, else the last closed one."""
+        closed = self._store.applier.closed
+        for each in closed:
+            number = each.cut.epoch
+            if self.epoch_state(number) == "complete":
+                return EpochStatus(number, "complete", self._unnamed(number))
+        number = len(closed)
+        if closed and self._is_within(closed[-1].cut):
+            return EpochStatus(number - 1, "closed", ())
+        return EpochStatus(number, "open", self.waiting_for(number))
+
+    def _is_within(self, cut: Cut) -> bool:
+        """True when nothing known lies beyond this cut."""
+        known = {log_id: log.known_length for log_id, log in self.held.items()}
+        inside = {self._history.logs[index].log_id: length for index, length in cut.lengths.items()}
+        return all(inside.get(log_id, 0) >= length for log_id, length in known.items())
+
+    # -- status ------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Return everything about where this replica stands."""
+        store = self._store
+        coverage = self.coverage()
+        epoch = self.epoch()
+        known = coverage.known
+        stable_count = sum(self.stable.values())
+        heard = [member for member in self.claims if member != self._me]
+        state = space_state(
+            is_alone=not heard,
+            is_whole=coverage.is_whole,
+            is_stable=stable_count == known,
+            is_closed=epoch.state == "closed",
+        )
+        connection = store.connection
+        return Status(
+            space=store.genesis.space_name,
+            member="" if store.identity is None else store.identity.name,
+            state=state,
+            standing=self._standing(coverage),
+            coverage=coverage,
+            root=self._history.frontier().root(),
+            members=self._members(epoch.number),
+            epoch=epoch,
+            stable_count=stable_count,
+            only_here=self._only_here(),
+            conflicts=connection.execute("SELECT count(*) FROM klal_conflict").get,
+            violations=0,
+            parked=self._parked(),
+            warnings=self._warnings(),
+        )
+
+    def _standing(self, coverage: Coverage) -> str:
+        if coverage.is_whole:
+            return "whole"
+        return "part" if coverage.payloads_held > 1 else "spark"
+
+    def _members(self, epoch: int) -> tuple[MemberStatus, ...]:
+        newest: dict[bytes, int] = {}
+        for receipt in self._store.knowledge.receipts().values():
+            statement = receipt.statement
+            newest[statement.member_id] = max(newest.get(statement.member_id, 0), statement.unix_ms)
+        found = []
+        for member_id, name in self.names.items():
+            lengths = self.claims.get(member_id)
+            if lengths is None:
+                state = "unknown"
+            else:
+                is_whole = all(lengths.get(log_id, 0) >= log.known_length for log_id, log in self.held.items())
+                state = "whole" if is_whole else "behind"
+            finished = self._store.epochs.finished(member_id) > epoch
+            found.append(MemberStatus(member_id, name, state, newest.get(member_id), finished))
+        return tuple(found)
+
+    def _only_here(self) -> int:
+        """Count own changes that nobody else is known to hold (W5)."""
+        count = 0
+        for log in self._history.logs.values():
+            if log.member_id == self._me and log.length:
+                others = [
+                    lengths.get(log.log_id, 0) for member, lengths in self.claims.items() if member != self._me
+                ]
+                count += log.length - min(log.length, max(others, default=0))
+        return count
+
+    def _parked(self) -> int:
+        return sum(log.payload_length - log.applied_length for log in self._history.logs.values())
+
+    def _warnings(self) -> tuple[str, ...]:
+        connection = self._store.connection
+        warnings = []
+        for log_id, seq in connection.execute("SELECT DISTINCT log_id, seq FROM klal_fork ORDER BY 1, 2").fetchall():
+            log = self._history.by_id.get(log_id)
+            who = self.name(None if log is None else log.member_id)
+            warnings.append(f"a log of {who} has two branches from change {seq}; the one held first is kept")
+        for name, used, meant in connection.execute(
+            "SELECT min(name), count(*), min(use_count_max) FROM klal_member WHERE ticket_id IS NOT NULL"
+            " GROUP BY ticket_id HAVING count(*) > min(use_count_max)"
+        ).fetchall():
+            warnings.append(f"a ticket for {meant} members was used by {used}, {name!r} among them")
+        for lsn, header in connection.execute(
+            "SELECT lsn, header FROM klal_change WHERE state = ? ORDER BY lsn", (STATE_VOID,)
+        ).fetchall():
+            del header
+            ref = self._history.ref_of(lsn)
+            who = self.name(self._history.logs[ref.log].member_id)
+            warnings.append(f"change {ref.seq} of {who} broke a rule and has no effect")
+        warnings.extend(self._skew())
+        return tuple(warnings)
+
+    def _skew(self) -> list[str]:
+        """Name members whose newest statement is stamped in this machine's future."""
+        now = self._store.now_ms()
+        found = []
+        for receipt in self._store.knowledge.receipts().values():
+            statement = receipt.statement
+            ahead = statement.unix_ms - now
+            if ahead > _SKEW_WARN_MS and statement.member_id != self._me:
+                found.append(f"the clock of {self.name(statement.member_id)} is {ahead // 60000} minutes ahead of this one")
+        return sorted(set(found))
+
+    # -- conflicts and history -----------------------------------------------------------------
+
+    def conflicts(self) -> list[Conflict]:
+        """Return every conflict entry, by table, key and column."""
+        store = self._store
+        tables = {table.tab: table for table in store.catalog.by_id.values()}
+        found = []
+        for tab, key, column_id, log, seq, value, winner_log, winner_seq, winner_value in store.connection.execute(
+            "SELECT tab, key, column_id, log, seq, value, winner_log, winner_seq, winner_value FROM klal_conflict"
+        ).fetchall():
+            table = tables[tab]
+            info = table.by_id.get(column_id)
+            winner = None if winner_log is None else ChangeRef(winner_log, winner_seq)
+            found.append(
+                Conflict(
+                    table.name,
+                    decode_key(key),
+                    None if info is None else info.name,
+                    self._claim(winner_value, winner),
+                    self._claim(value, ChangeRef(log, seq)),
+                )
+            )
+        return sorted(found, key=lambda c: (c.table, repr(c.key), c.column or "", c.loser.change or ChangeId(b"", 0)))
+
+    def _claim(self, value: object, ref: ChangeRef | None) -> Claim:
+        if ref is None:
+            return Claim(value, "", None)  # type: ignore[arg-type]
+        log = self._history.logs[ref.log]
+        return Claim(value, self.name(log.member_id), ChangeId(log.log_id, ref.seq))  # type: ignore[arg-type]
+
+    def log(self, limit: int | None, table: str | None) -> list[LogEntry]:
+        """Return changes, newest first by order stamp, then by log and number."""
+        history = self._history
+        table_id = None if table is None else self._store.catalog.named(table).table_id
+        found = []
+        for log in history.logs.values():
+            for stored in history.lines(log, 0, log.length):
+                if table_id is None or any(part.table_id == table_id for part in stored.header.parts):
+                    found.append((stored.order_stamp or stored.header.unix_ms, log.log_id, stored.header.seq, stored))
+        found.sort(key=lambda each: each[:3], reverse=True)
+        return [self._entry(ChangeId(log_id, seq), stored) for _, log_id, seq, stored in found[:limit]]
+
+    def _entry(self, change: ChangeId, stored: Stored) -> LogEntry:
+        header = stored.header
+        log = self._history.by_id[change.log_id]
+        tables = {}
+        for part in header.parts:
+            if part.table_id != ACTS_TABLE:
+                table = self._store.catalog.by_id.get(part.table_id)
+                tables[table.name if table else part.table_id.hex()[:8]] = part.row_count
+        held = [m for m, lengths in self.claims.items() if m != self._me and lengths.get(change.log_id, 0) > change.seq]
+        is_stable = self.stable.get(change.log_id, 0) > change.seq
+        return LogEntry(
+            change,
+            self.name(log.member_id),
+            header.unix_ms,
+            header.epoch,
+            tables,
+            self._acts(stored),
+            "stable" if is_stable else "held" if held or log.member_id != self._me else "local",
+            self._is_late(log.log, change.seq, header.epoch),
+        )
+
+    def _is_late(self, log: int, seq: int, epoch: int) -> bool:
+        closed = self._store.applier.closed
+        return epoch < len(closed) and closed[epoch].cut.lengths.get(log, 0) <= seq
+
+    def _acts(self, stored: Stored) -> tuple[str, ...]:
+        data = self._history.part(stored, ACTS_TABLE)
+        return () if data is None else tuple(map(_describe, decode_acts(data)))
+
+
+def _describe(act: Act) -> str:
+    match act:
+        case Genesis():
+            return f"founded {act.space_name}"
+        case Invite():
+            return f"invited up to {act.invitation.use_count_max}"
+        case Join():
+            return f"{act.name} joined"
+        case CreateTable():
+            return f"created table {act.definition.name}"
+        case Close():
+            return f"finished epoch {act.epoch}"
+    return f"added column {act.column.name}"
+
+
