@@ -1,17 +1,17 @@
 """klal: an embedded database that every replica holds whole, and that can prove it.
 
-    import klal
+import klal
 
-    with klal.open("season.db") as db:
-        db.execute("UPDATE penguin SET body_mass_g = ? WHERE id = ?", (3800, "N2A1"))
-        db.sync("usb-stick/")
-        print(db.coverage().is_whole)
+with klal.open("season.db") as db:
+    db.execute("UPDATE penguin SET body_mass_g = ? WHERE id = ?", (3800, "N2A1"))
+    db.sync("usb-stick/")
+    print(db.coverage().is_whole)
 """
 
 from __future__ import annotations
 
 from klal import errors
-from klal.api import check_certificate_file, create, join, open
+from klal.api import check_certificate_file, create, join, open  # noqa: A004 - klal.open, as one says gzip.open
 from klal.model.certificate import Certificate
 from klal.replica import Replica
 from klal.reports import ChangeId, Closed, Conflict, Coverage, Missing, Progress, Status, SyncReport

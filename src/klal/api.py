@@ -152,5 +152,3 @@ def _connect(remote: str, store: Store, home: Home) -> Station:
     except BaseException:
         other.close()
         raise
-
-

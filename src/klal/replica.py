@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from klal.errors import IncompleteError, ReadOnlyError, UsageError
 from klal.file_station import FileStation
@@ -35,8 +35,8 @@ from klal.reports import (
     Verified,
 )
 from klal.rules.merge import ChangeRef
-from klal.store.catalog import Table
 from klal.store.bulk import insert_many
+from klal.store.catalog import Table
 from klal.store.checks import check_store
 from klal.store.copy import backup_to
 from klal.store.declare import words_of
@@ -104,7 +104,7 @@ class Replica:
         """Seal what was written and release the file."""
         self._store.close()
 
-    def __enter__(self) -> Replica:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -158,7 +158,9 @@ class Replica:
             UsageError: A row of another shape, or one that breaks a constraint; nothing was inserted.
         """
         with self._step() as step:
-            return step.result(insert_many(self._store.connection, self._store.writer, self._table(table), rows, columns))
+            return step.result(
+                insert_many(self._store.connection, self._store.writer, self._table(table), rows, columns)
+            )
 
     def query(self, sql: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> Rows:
         """Return the rows of a SELECT.

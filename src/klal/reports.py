@@ -57,9 +57,7 @@ class Rows(list[tuple[Value, ...]]):
     def _repr_html_(self) -> str:
         """Return a table for notebooks."""
         head = "".join(f"<th>{_escape(name)}</th>" for name in self.columns)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{_escape(json_value(value))}</td>' for value in row)}</tr>" for row in self
-        )
+        body = "".join(f"<tr>{''.join(f'<td>{_escape(json_value(value))}</td>' for value in row)}</tr>" for row in self)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

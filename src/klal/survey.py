@@ -60,9 +60,7 @@ class Survey:
     def claims(self) -> dict[bytes, dict[bytes, int]]:
         """What members signed for; one's own share is what lies in this file."""
         claims = self._store.knowledge.claims(but=self._me)
-        claims[self._me] = {
-            log.log_id: log.payload_length for log in self._history.logs.values() if log.payload_length
-        }
+        claims[self._me] = {log.log_id: log.payload_length for log in self._history.logs.values() if log.payload_length}
         return claims
 
     @cached_property
@@ -291,9 +289,7 @@ class Survey:
         count = 0
         for log in self._history.logs.values():
             if log.member_id == self._me and log.length:
-                others = [
-                    lengths.get(log.log_id, 0) for member, lengths in self.claims.items() if member != self._me
-                ]
+                others = [lengths.get(log.log_id, 0) for member, lengths in self.claims.items() if member != self._me]
                 count += log.length - min(log.length, max(others, default=0))
         return count
 
@@ -330,7 +326,9 @@ class Survey:
             statement = receipt.statement
             ahead = statement.unix_ms - now
             if ahead > _SKEW_WARN_MS and statement.member_id != self._me:
-                found.append(f"the clock of {self.name(statement.member_id)} is {ahead // 60000} minutes ahead of this one")
+                found.append(
+                    f"the clock of {self.name(statement.member_id)} is {ahead // 60000} minutes ahead of this one"
+                )
         return sorted(set(found))
 
     # -- conflicts and history -----------------------------------------------------------------
@@ -367,11 +365,13 @@ class Survey:
         """Return changes, newest first by order stamp, then by log and number."""
         history = self._history
         table_id = None if table is None else self._store.catalog.named(table).table_id
-        found = []
+        found: list[tuple[int, bytes, int, Stored]] = []
         for log in history.logs.values():
-            for stored in history.lines(log, 0, log.length):
-                if table_id is None or any(part.table_id == table_id for part in stored.header.parts):
-                    found.append((stored.order_stamp or stored.header.unix_ms, log.log_id, stored.header.seq, stored))
+            found.extend(
+                (stored.order_stamp or stored.header.unix_ms, log.log_id, stored.header.seq, stored)
+                for stored in history.lines(log, 0, log.length)
+                if table_id is None or any(part.table_id == table_id for part in stored.header.parts)
+            )
         found.sort(key=lambda each: each[:3], reverse=True)
         return [self._entry(ChangeId(log_id, seq), stored) for _, log_id, seq, stored in found[:limit]]
 
@@ -418,5 +418,3 @@ def _describe(act: Act) -> str:
         case Close():
             return f"finished epoch {act.epoch}"
     return f"added column {act.column.name}"
-
-

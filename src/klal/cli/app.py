@@ -433,10 +433,15 @@ def finish(file: File, as_json: Json = False) -> int:
 
     with _open(file) as replica:
         report = replica.finish().to_json()
+        is_only_one = len(replica.members()) == 1
     length = sum(log["length"] for log in report["logs"])
-    Output(as_json=as_json).answer(
-        report, lambda out: out.say(f"epoch {report['epoch']} finished here with {counted(length, 'change')} of mine")
-    )
+
+    def draw(out: Output) -> None:
+        out.say(f"epoch {report['epoch']} finished here with {counted(length, 'change')} of mine")
+        if is_only_one:
+            out.say("note: no other member is known here; who joined and was not met is counted in the next epoch")
+
+    Output(as_json=as_json).answer(report, draw)
     return Exit.DONE
 
 
@@ -476,6 +481,7 @@ def close(
         "grade": closed.grade,
         "without": found["without"],
         "state": closed.state,
+        "members": [witness.member.name for witness in closed.certificate.witness],
     }
 
     def draw(out: Output) -> None:

@@ -182,6 +182,9 @@ class Stage:
         if not self.out.as_json:
             self.out.draw(Padding(renderable, (1, 0, 1, 4)))
 
+    def bar(self, held: int, known: int, *, width: int = 30) -> Text:
+        return render.bar(held, known, width=width, ascii_only=self.out.console.options.ascii_only)
+
     def good(self, sentence: str) -> None:
         """Say what was just checked."""
         if not self.out.as_json:
@@ -268,7 +271,7 @@ def _bars(stage: Stage, label: str) -> Text:
     line = Text("    " + label.ljust(20))
     for team in stage.teams:
         count = held[team.name]
-        line.append_text(render.bar(count, len(world), width=10, ascii_only=stage.out.console.options.ascii_only))
+        line.append_text(stage.bar(count, len(world), width=10))
         line.append(f" {count}/{len(world)}".ljust(10))
     return line
 
@@ -341,7 +344,14 @@ def _found(stage: Stage) -> None:
             report = replica.status().to_json()
         made.add_row(team.name, shown(str(team.file)), counted(len(report["members"]), "member"), report["state"])
     stage.show(made)
-    stage.tell(f"Biscoe began the space. One ticket of {sized(len(stage.ticket))} let the others join, offline.")
+    stage.tell(
+        f"Biscoe began the space. One ticket of {sized(len(stage.ticket))} let the others join, offline;",
+        "nobody has met anybody yet. The ship goes round once, and each hears of all.",
+    )
+    _route(stage, ["Biscoe", "Dream", "Torgersen", "Biscoe", "Dream"])
+    for team in stage.teams:
+        with team.opened() as replica:
+            require(len(replica.members()) == len(ISLANDS), f"{team.name} knows all three members")
 
 
 def _season_2007(stage: Stage) -> None:
@@ -353,12 +363,12 @@ def _season_2007(stage: Stage) -> None:
         birds, changes = entered[team.name]
         made.add_row(team.name, str(birds), str(changes), str(len(_rows(team))))
     stage.show(made)
-    stage.tell("Plain SQL, on each island's own file. Now the ship sails, and comes home full.")
+    stage.tell("Plain SQL, on each island's own file. Biscoe and Dream have finished; the ship sails.")
     _finish(stage.team("Biscoe"))
     _finish(stage.team("Dream"))
     _route(stage, ["Biscoe", "Dream"])
     torgersen = stage.team("Torgersen")
-    stage.tell(f"At Torgersen the weather turns: the boat carries {sized(SHORT_VISIT_BYTES)} ashore, then must leave.")
+    stage.tell(f"At Torgersen the weather turns: {sized(SHORT_VISIT_BYTES)} come ashore, then the boat must leave.")
     _call(stage, torgersen, byte_count_max=SHORT_VISIT_BYTES)
     with torgersen.opened() as replica:
         coverage = replica.coverage()
@@ -367,10 +377,10 @@ def _season_2007(stage: Stage) -> None:
     require(bool(report), "Torgersen names what it lacks after a visit cut short")
     stage.show(
         render.grid(
-            ("headers", render.bar(coverage.held, coverage.known), f"{coverage.held} of {coverage.known}"),
+            ("headers", stage.bar(coverage.held, coverage.known), f"{coverage.held} of {coverage.known}"),
             (
                 "payloads",
-                render.bar(coverage.payloads_held, coverage.payloads_known),
+                stage.bar(coverage.payloads_held, coverage.payloads_known),
                 f"{coverage.payloads_held} of {coverage.payloads_known}",
             ),
         )
@@ -435,7 +445,7 @@ def _season_2008(stage: Stage) -> None:
     stage.tell("Nobody was asked to decide, and nothing was lost. Every team now lists:")
     stage.show(render.conflicts(lists[0]))
     stage.facts["conflict"] = lists[0][0]
-    stage.tell(f"Dream looks into the field book once more: {measured:,} g was right. One UPDATE settles it.")
+    stage.tell(f"Dream looks into its field book: {measured:,} g was right. One UPDATE settles it.")
     with dream.opened() as replica:
         settled = replica.execute("UPDATE penguin SET body_mass_g = ? WHERE id = ?", (measured, DISPUTED_BIRD))
     for team in stage.teams:
@@ -446,9 +456,7 @@ def _season_2008(stage: Stage) -> None:
         with team.opened() as replica:
             require(not replica.conflicts(), f"the conflict is settled at {team.name}")
     certificate = _close_everywhere(stage, 2008)
-    stage.good(
-        f"settled everywhere by change {short_change(str(settled.change))}; all three writes stay in the history"
-    )
+    stage.good(f"settled everywhere by change {short_change(str(settled.change))}; all three writes stay in history")
     stage.good(f"season 2008 is closed: {certificate[:16]}...")
 
 
@@ -458,7 +466,7 @@ def _season_2009(stage: Stage) -> None:
     _enter(stage, 2009)
     for team in stage.teams:
         _finish(team)
-    _route(stage, ["Biscoe", "Dream", "Torgersen", "Biscoe", "Dream", "Torgersen"])
+    _route(stage, ["Biscoe", "Dream", "Torgersen", "Biscoe", "Dream", "Torgersen", "Biscoe"])
     certificate = _close_everywhere(stage, 2009)
     want = sorted(row for rows in stage.birds.values() for row in rows)
     for team in stage.teams:

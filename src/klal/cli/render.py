@@ -240,15 +240,15 @@ def conflicts(items: Sequence[Json]) -> RenderableType:
     """Return each conflict with both values; the winner is what the table shows."""
     if not items:
         return Text("no conflicts")
-    made = table("table", "key", "column", "shown", "by", "not shown", "by")
+    made = table("table", "key", "column", "shown", "not shown")
     for item in items:
         winner, loser = item["winner"], item["loser"]
         made.add_row(
             shown(item["table"]),
             _key(item["key"]),
             shown(item["column"]) if item["column"] else Text("(deleted)", style="dim"),
-            *_claim(winner, "green"),
-            *_claim(loser, "yellow"),
+            _claim(winner, "green"),
+            _claim(loser, "yellow"),
         )
     return made
 
@@ -257,10 +257,14 @@ def _key(key: Any) -> str:
     return ", ".join(shown(part) for part in key) if isinstance(key, list | tuple) else shown(key)
 
 
-def _claim(claim: Json, style: str) -> tuple[Text, Text]:
+def _claim(claim: Json, style: str) -> Text:
+    """Return a value, and under it who wrote it in which change."""
     value, change = claim["value"], claim["change"]
-    who = Text.assemble(shown(claim["member"]), " ", (short_change(change) if change else "", "dim"))
-    return (Text("NULL", style="dim") if value is None else Text(shown(value), style=style)), who
+    return Text.assemble(
+        (shown(value), "dim" if value is None else style),
+        f"\n{shown(claim['member'])} ",
+        (short_change(change) if change else "", "dim"),
+    )
 
 
 def log(items: Sequence[Json], *, now_unix_ms: int) -> RenderableType:
@@ -298,7 +302,8 @@ def closed(report: Json) -> RenderableType:
     """Return the certificate of an epoch, and what it says."""
     without = report["without"]
     names = [item["member"] if isinstance(item, Mapping) else item for item in without]
-    grade = f"without {listed(names)}" if without else "complete: nothing of any member is missing"
+    counted_names = listed(report["members"], "nobody")
+    grade = f"without {listed(names)}" if without else f"complete: nothing of {counted_names} is missing"
     word = (
         "every counted member is known to name this certificate"
         if report["state"] == "closed"

@@ -113,7 +113,13 @@ class Join(_Act, frozen=True, tag="join"):
         self.invitation.check(space_id)
         ticket_id = self.invitation.ticket_id
         check_signature(
-            ticket_id, self.signature, f"join of {self.name!r:.40}", _JOIN_TAG, space_id, self.member, self.name.encode()
+            ticket_id,
+            self.signature,
+            f"join of {self.name!r:.40}",
+            _JOIN_TAG,
+            space_id,
+            self.member,
+            self.name.encode(),
         )
 
 
@@ -145,9 +151,7 @@ _JOIN_TAG = "klal/join/1"
 def make_invitation(key: SigningKey, space_id: bytes, ticket_id: bytes, use_count_max: int) -> Invitation:
     """Return an invitation signed by `key`."""
     uses = use_count_max.to_bytes(4, "big")
-    return Invitation(
-        key.member_id, ticket_id, use_count_max, key.sign(_INVITE_TAG, space_id, ticket_id, uses)
-    )
+    return Invitation(key.member_id, ticket_id, use_count_max, key.sign(_INVITE_TAG, space_id, ticket_id, uses))
 
 
 def make_join(ticket_key: SigningKey, space_id: bytes, member: bytes, name: str, invitation: Invitation) -> Join:
@@ -174,7 +178,7 @@ def decode_acts(part: bytes) -> tuple[Act, ...]:
     """
     if len(part) < SALT_SIZE:
         raise MalformedError(f"part of acts has {len(part)} bytes, want at least {SALT_SIZE}", rule="ACT-1")
-    acts: tuple[Act, ...] = unpack(part[SALT_SIZE:], tuple[Act, ...], "part of acts", ACTS_SIZE_MAX)  # type: ignore[arg-type]
+    acts: tuple[Act, ...] = unpack(part[SALT_SIZE:], tuple[Act, ...], "part of acts", ACTS_SIZE_MAX)
     if len(acts) > ACT_COUNT_MAX:
         raise MalformedError(f"part of acts has {len(acts)} acts, want at most {ACT_COUNT_MAX}", rule="ACT-1")
     for act in acts:

@@ -142,7 +142,9 @@ def check_certificate(data: bytes) -> Certificate:
     sizes = (body.space_id, body.previous, body.history_root, body.rows_root, body.members_root)
     if body.version != 1 or any(len(field) != HASH_SIZE for field in sizes):
         raise MalformedError("certificate has a version or a field that is not of this format", rule="CRT-1")
-    if any(head.length < 1 or len(head.log_id) != HASH_SIZE or len(head.head_hash) != HASH_SIZE for head in certificate.cut):
+    if any(
+        head.length < 1 or len(head.log_id) != HASH_SIZE or len(head.head_hash) != HASH_SIZE for head in certificate.cut
+    ):
         raise MalformedError("certificate has a cut with a field out of bounds", rule="CRT-1")
     log_ids = [head.log_id for head in certificate.cut]
     member_ids = [witness.member.member_id for witness in certificate.witness]

@@ -90,8 +90,7 @@ class Frontier:
         """
         return _trie_root(
             sorted(
-                (key := tagged_hash("klal/trie-key/1", log_id), _leaf(key, head))
-                for log_id, head in self.heads.items()
+                (key := tagged_hash("klal/trie-key/1", log_id), _leaf(key, head)) for log_id, head in self.heads.items()
             ),
             0,
         )

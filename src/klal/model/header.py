@@ -102,9 +102,7 @@ class Header:
             MalformedError: HDR-1 to HDR-5, in the order of the layout.
         """
         if not _FIXED.size <= len(data) <= HEADER_SIZE_MAX:
-            raise MalformedError(
-                f"header has {len(data)} bytes, want {_FIXED.size} to {HEADER_SIZE_MAX}", rule="HDR-1"
-            )
+            raise MalformedError(f"header has {len(data)} bytes, want {_FIXED.size} to {HEADER_SIZE_MAX}", rule="HDR-1")
         version, past_count, part_count, spare, epoch, seq, clock, backlink, certificate = _FIXED.unpack_from(data)
         if version != HEADER_VERSION:
             raise MalformedError(f"header has version {version}, want {HEADER_VERSION}", rule="HDR-2")

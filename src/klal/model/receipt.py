@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import msgspec
 
+from klal.errors import MalformedError
 from klal.model.codec import HASH_SIZE, pack, tagged_hash, unpack
 from klal.model.header import NO_CERTIFICATE
 from klal.model.keys import INCARNATION_SIZE, MEMBER_ID_SIZE, SigningKey, check_signature, log_id_of
-from klal.errors import MalformedError
 
 _TAG = "klal/receipt/1"
-RECEIPT_SIZE_MAX = 1 << 20
+RECEIPT_SIZE_MAX = (1 << 20) - 4096  # One receipt and its frame's head fit FRAME_SIZE_MAX.
 
 
 class HeldHead(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -99,8 +99,10 @@ def check_column(column: Column) -> None:
     default = column.default
     if default is not None and type(default.literal) not in (type(None), int, float, str, bytes):
         raise MalformedError(f"default of column {column.name!r:.40} is no SQL value", rule="SCH-4")
-    if default is not None and default.function and (
-        default.function not in DEFAULT_FUNCTIONS or default.literal is not None
+    if (
+        default is not None
+        and default.function
+        and (default.function not in DEFAULT_FUNCTIONS or default.literal is not None)
     ):
         raise MalformedError(f"default function {default.function!r:.40} is not allowed", rule="SCH-4")
 

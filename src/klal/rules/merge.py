@@ -200,9 +200,7 @@ def _clears(write: Write, entry: Entry, sees: Sees) -> bool:
 
 def _supersedes(later: Write, earlier: Write, column: bytes) -> bool:
     return (
-        later.kind is Kind.DELETE
-        or later.life > earlier.life
-        or (later.life == earlier.life and column in later.cells)
+        later.kind is Kind.DELETE or later.life > earlier.life or (later.life == earlier.life and column in later.cells)
     )
 
 

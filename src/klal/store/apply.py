@@ -29,6 +29,7 @@ from klal.rules.order import OrderKey, draw_of, order_stamp
 from klal.store.catalog import Catalog, ColumnInfo, Table
 from klal.store.history import STATE_APPLIED, STATE_VOID, History, Log, Stored
 from klal.store.rows import Rows
+from klal.store.sql import Connection
 from klal.store.window import Window
 
 _ROWS_PER_INSERT = 16  # More per statement gains nothing; plain multi-row INSERT without OR FAIL loses.
@@ -67,7 +68,7 @@ class Verdict:
 class Applier:
     """Applies held changes to the tables of one file."""
 
-    def __init__(self, connection: apsw.Connection, history: History, catalog: Catalog, rows: Rows) -> None:
+    def __init__(self, connection: Connection, history: History, catalog: Catalog, rows: Rows) -> None:
         self._connection = connection
         self._history = history
         self._catalog = catalog
@@ -143,7 +144,12 @@ class Applier:
     def _fault(self, log: Log, header: Header, past: Sequence[ChangeRef], vector: dict[int, int]) -> str | None:
         """Return the rule that this header breaks against its own past, or None."""
         before = None if header.seq == 0 else self._history.read(ChangeRef(log.log, header.seq - 1)).header
-        if before is not None and not past and header.certificate == before.certificate and header.epoch >= before.epoch:
+        if (
+            before is not None
+            and not past
+            and header.certificate == before.certificate
+            and header.epoch >= before.epoch
+        ):
             return None  # Nothing new was seen, so nothing new can be wrong.
         epochs = [self._history.read(dependency).header.epoch for dependency in past]
         if before is not None:
@@ -220,7 +226,7 @@ class Applier:
                 slow |= {key for key, life in zip(segment.keys, segment.lives, strict=True) if life > 1}
             self._merge_segment(ref, order, table, columns, segment, slow, unseen)
 
-    def _merge_segment(  # noqa: PLR0913 - one segment in its context; a bag of these would only hide them
+    def _merge_segment(
         self,
         ref: ChangeRef,
         order: OrderKey,
@@ -286,7 +292,7 @@ class Applier:
 
 
 def insert_rows(
-    connection: apsw.Connection, table: Table, columns: tuple[ColumnInfo, ...], rows: Sequence[tuple[Value, ...]]
+    connection: Connection, table: Table, columns: tuple[ColumnInfo, ...], rows: Sequence[tuple[Value, ...]]
 ) -> None:
     """Insert rows of key and `columns` values, many to a statement.
 

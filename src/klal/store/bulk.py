@@ -23,7 +23,8 @@ from klal.model.schema import Value
 from klal.store.apply import insert_rows
 from klal.store.capture import Row, segment_of_rows
 from klal.store.catalog import ColumnInfo, Table
-from klal.store.file import klal_id, translate
+from klal.store.file import translate
+from klal.store.sql import Connection
 from klal.store.writer import Writer, paused
 
 _PLAIN: dict[str, set[type]] = {
@@ -37,7 +38,7 @@ _PLAIN: dict[str, set[type]] = {
 
 
 def insert_many(
-    connection: apsw.Connection,
+    connection: Connection,
     writer: Writer,
     table: Table,
     rows: Iterable[Sequence[Value] | Mapping[str, Value]],
@@ -54,7 +55,7 @@ def insert_many(
     gc.disable()
     total = 0
     try:
-        for batch in _batches(table, iter(rows), columns):
+        for batch in _batches(writer, table, iter(rows), columns):
             _insert_batch(connection, writer, table, batch)
             total += len(batch)
     except BaseException as error:
@@ -74,17 +75,17 @@ def insert_many(
     return total
 
 
-def _insert_batch(connection: apsw.Connection, writer: Writer, table: Table, batch: list[Row]) -> None:
+def _insert_batch(connection: Connection, writer: Writer, table: Table, batch: list[Row]) -> None:
     lists = list(zip(*batch, strict=True))
     stored = [_as_stored(affinity, values) for affinity, values in zip(table.affinities, lists, strict=True)]
     if any(values is None for values in stored):
         # Some value is converted by rules that are SQLite's own; let it, and see what came out.
         writer.run_many(table.insert_in_order, batch)
         return
-    rows = list(zip(*stored, strict=True))  # type: ignore[arg-type]
+    rows = list(zip(*stored, strict=True))
     with paused(writer.capture):
         ordered = [*(stored[p] for p in table.key_positions), *(stored[p] for p in table.value_positions)]
-        insert_rows(connection, table, table.values, list(zip(*ordered, strict=True)))  # type: ignore[arg-type]
+        insert_rows(connection, table, table.values, list(zip(*ordered, strict=True)))
     capture = writer.capture.of(table)
     if capture.is_mixed:
         capture.events.extend((None, row) for row in rows)
@@ -108,17 +109,21 @@ def _as_stored(affinity: str, values: Sequence[Value]) -> Sequence[Value] | None
 
 
 def _batches(
-    table: Table, rows: Iterator[Sequence[Value] | Mapping[str, Value]], columns: Sequence[str] | None
+    writer: Writer, table: Table, rows: Iterator[Sequence[Value] | Mapping[str, Value]], columns: Sequence[str] | None
 ) -> Iterator[list[Row]]:
     """Yield batches of rows in the table's physical column order, defaults filled in."""
     done = 0
     while batch := list(islice(rows, SEGMENT_ROW_COUNT_MAX)):
-        yield _shape(table, batch, columns, done)
+        yield _shape(writer, table, batch, columns, done)
         done += len(batch)
 
 
 def _shape(
-    table: Table, batch: list[Sequence[Value] | Mapping[str, Value]], columns: Sequence[str] | None, done: int
+    writer: Writer,
+    table: Table,
+    batch: list[Sequence[Value] | Mapping[str, Value]],
+    columns: Sequence[str] | None,
+    done: int,
 ) -> list[Row]:
     infos = {info.name.casefold(): info for info in table.columns}
     if columns is None and all(type(row) is tuple for row in batch):
@@ -139,11 +144,11 @@ def _shape(
         unknown = sorted(set(named) - set(infos))
         if unknown:
             raise UsageError(f"row {done + number} names column {unknown[0]}, which table {table.name} does not have")
-        shaped.append(tuple(_value(info, named) for info in table.columns))
+        shaped.append(tuple(_value(info, named, writer) for info in table.columns))
     return shaped
 
 
-def _value(info: ColumnInfo, named: dict[str, Value]) -> Value:
+def _value(info: ColumnInfo, named: dict[str, Value], writer: Writer) -> Value:
     name = info.name.casefold()
     if name in named:
         return named[name]
@@ -151,7 +156,8 @@ def _value(info: ColumnInfo, named: dict[str, Value]) -> Value:
     if default is None:
         return None
     if default.function == "klal_id":
-        return klal_id()
+        return writer.new_id()
     if default.function:
         raise UsageError(f"column {info.name} has DEFAULT {default.function}, which insert_many cannot give; name it")
-    return default.literal
+    literal: Value = default.literal
+    return literal

@@ -25,6 +25,7 @@ from klal.model.payload import Kind, Segment, decode_segments, encode_segment
 from klal.model.schema import Key, Value
 from klal.rules.merge import same
 from klal.store.catalog import ColumnInfo, Table
+from klal.store.sql import Connection
 
 Row = tuple[Value, ...]
 _NO_SALT = bytes(SALT_SIZE)
@@ -96,7 +97,7 @@ class TableCapture:
 class Capture:
     """The hook and what it saw; one per writing connection."""
 
-    def __init__(self, connection: apsw.Connection, table_of: Callable[[str], Table | None]) -> None:
+    def __init__(self, connection: Connection, table_of: Callable[[str], Table | None]) -> None:
         self._connection = connection
         self._table_of = table_of
         self._tables: dict[str, TableCapture | None] = {}
@@ -134,7 +135,7 @@ class Capture:
         if op == "INSERT":
             seen.see_insert(update.new)  # type: ignore[arg-type]
         else:
-            seen.see_other(update.old, None if op == "DELETE" else update.new)  # type: ignore[arg-type]
+            seen.see_other(update.old, None if op == "DELETE" else update.new)
 
     def of(self, table: Table) -> TableCapture:
         """Return the capture of one table, for rows that are written without the hook."""
@@ -248,14 +249,16 @@ def segment_of_rows(table: Table, rows: Sequence[Row]) -> Segment:
 def rows_of_segment(table: Table, segment: Segment) -> Iterator[Row]:
     """Yield the rows of an INSERT segment that gives every column, in physical column order."""
     columns: list[Sequence[Value]] = [()] * len(table.columns)
-    for position, values in zip(table.key_positions, zip(*segment.keys, strict=True), strict=True):
-        columns[position] = values
+    for position, key_values in zip(table.key_positions, zip(*segment.keys, strict=True), strict=True):
+        columns[position] = key_values
     for position, values in zip(table.value_positions, segment.values, strict=True):
         columns[position] = values
     return zip(*columns, strict=True)
 
 
-def segments_of_updates(table: Table, updates: dict[Key, tuple[Row, Row]], life_of: Callable[[Key], int]) -> list[Segment]:
+def segments_of_updates(
+    table: Table, updates: dict[Key, tuple[Row, Row]], life_of: Callable[[Key], int]
+) -> list[Segment]:
     """Return UPDATE segments: one per set of changed columns, so that no unchanged cell is written."""
     groups: dict[tuple[int, ...], list[Key]] = {}
     for key, (old, new) in updates.items():

@@ -20,6 +20,7 @@ from klal.model.codec import pack, unpack
 from klal.model.schema import Column, Key, TableDefinition, Value, affinity_of, column_id_of
 from klal.store.declare import column_sql, table_sql
 from klal.store.layout import quote
+from klal.store.sql import Connection
 
 _SUFFIX_DIGITS = 8
 
@@ -122,7 +123,7 @@ class Table:
 class Catalog:
     """All replicated tables of one file."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.by_id: dict[bytes, Table] = {}
         self.by_name: dict[str, Table] = {}
@@ -148,7 +149,9 @@ class Catalog:
             infos[column_name] = ColumnInfo(column_id, column_name, column, is_key)
         physical = self._connection.execute(f"PRAGMA main.table_info({quote(name)})").fetchall()
         columns = tuple(infos[row[1]] for row in physical if row[1] in infos)
-        key = tuple(next(info for info in columns if info.is_key and info.column.name == part) for part in definition.key)
+        key = tuple(
+            next(info for info in columns if info.is_key and info.column.name == part) for part in definition.key
+        )
         return Table(tab, table_id, name, definition, columns, key)
 
     def named(self, name: str) -> Table:
@@ -168,7 +171,9 @@ class Catalog:
             TableDefinition(
                 table.name,
                 tuple(
-                    Column(info.name, info.column.type, info.column.not_null, info.column.default, info.column.collation)
+                    Column(
+                        info.name, info.column.type, info.column.not_null, info.column.default, info.column.collation
+                    )
                     for info in table.columns
                 ),
                 tuple(info.name for info in table.key),

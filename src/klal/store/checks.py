@@ -98,7 +98,9 @@ def _check_log(store: Store, log: Log) -> list[bool]:
         if history.find(hashes[-1]) is None and seq < history.sealed_length(log):
             raise LinkError(f"change {seq} is not in the index of hashes", rule="FIL-3", evidence=_where(log, seq))
     if len(hashes) != log.length or (hashes and hashes[-1] != log.head_hash):
-        raise LinkError(f"log ends at {len(hashes)}, want {log.length}", rule="LOG-2", evidence=_where(log, len(hashes)))
+        raise LinkError(
+            f"log ends at {len(hashes)}, want {log.length}", rule="LOG-2", evidence=_where(log, len(hashes))
+        )
     _check_seals(store, log, hashes)
     return held
 
@@ -114,9 +116,7 @@ def _check_seals(store: Store, log: Log, hashes: list[bytes]) -> None:
     own = store.writer.own
     is_own = own is not None and own.log is log
     if sealed < len(hashes) and not is_own:
-        raise SignatureError(
-            f"changes from {sealed} lie under no seal", rule="SEA-2", evidence=_where(log, sealed)
-        )
+        raise SignatureError(f"changes from {sealed} lie under no seal", rule="SEA-2", evidence=_where(log, sealed))
 
 
 def _check_receipts(store: Store) -> int:
@@ -156,7 +156,9 @@ def _check_tables(store: Store) -> None:
         replay.run(store.history.applied_lengths())
         if rows_root(replay.connection, replay.catalog).root != rows_root(store.connection, store.catalog).root:
             raise LinkError(
-                "the rows in the tables are not those that history gives", rule="FIL-4", evidence=_first_difference(store, replay)
+                "the rows in the tables are not those that history gives",
+                rule="FIL-4",
+                evidence=_first_difference(store, replay),
             )
         for name, columns in _DERIVED:
             ours = store.connection.execute(f"SELECT {columns} FROM {name} ORDER BY 1, 2, 3").fetchall()
@@ -184,4 +186,3 @@ def _first_difference(store: Store, replay: Replay) -> str:
             keys = sorted(map(repr, {table.key_of(row) for row in ours ^ theirs}))
             return f"{table.name}, key {keys[0]}"
     return "tables"
-

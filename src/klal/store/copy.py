@@ -6,15 +6,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import apsw
-
 from klal.errors import UsageError
 from klal.store.file import translated
+from klal.store.sql import Connection
 
 _PAGE_COUNT = 2000
 
 
-def backup_to(connection: apsw.Connection, to: Path, on_progress: Callable[[int, int], None] | None = None) -> None:
+def backup_to(connection: Connection, to: Path, on_progress: Callable[[int, int], None] | None = None) -> None:
     """Write everything to the new path `to`, without the writer's identity.
 
     Raises:
@@ -26,7 +25,7 @@ def backup_to(connection: apsw.Connection, to: Path, on_progress: Callable[[int,
     partial = to.with_name(f"{to.name}.partial-{os.getpid()}")
     try:
         with translated(to):
-            copy = apsw.Connection(str(partial))
+            copy = Connection(str(partial))
             try:
                 with copy.backup("main", connection, "main") as work:
                     while not work.done:

@@ -19,8 +19,9 @@ import apsw
 
 from klal.errors import UsageError
 from klal.model.schema import DEFAULT_FUNCTIONS, Column, Default, TableDefinition, Value, affinity_of, is_reserved
-from klal.store.file import translate
+from klal.store.file import allow_klal_id, translate
 from klal.store.layout import quote
+from klal.store.sql import Connection
 
 _SPACE = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
 _FIRST_WORD = re.compile(rf"{_SPACE}([A-Za-z]+)", re.DOTALL)
@@ -59,8 +60,8 @@ class Scratch:
     """An empty database in memory in which SQLite reads DDL for us."""
 
     def __init__(self, tables: Sequence[TableDefinition]) -> None:
-        self._connection = apsw.Connection(":memory:")
-        self._connection.create_scalar_function("klal_id", lambda: "", 0, flags=apsw.SQLITE_INNOCUOUS)
+        self._connection = Connection(":memory:")
+        allow_klal_id(self._connection, str)
         self._connection.pragma("trusted_schema", "off")
         for table in tables:
             self._connection.execute(table_sql(table))
@@ -95,7 +96,11 @@ class Scratch:
                 raise UsageError(f"column {column_name}: {_REFUSED_WORDS['GENERATED']}")
             collation = self._connection.column_metadata("main", name, column_name)[1].upper()
             column = Column(
-                column_name, " ".join(declared_type.upper().split()), bool(not_null), _default(column_name, default), collation
+                column_name,
+                " ".join(declared_type.upper().split()),
+                bool(not_null),
+                _default(column_name, default),
+                collation,
             )
             columns.append(column)
             if key_position:
@@ -110,7 +115,9 @@ class Scratch:
         return TableDefinition(name, tuple(columns), names, strict, without_rowid)
 
 
-def _allow_plain_ddl(action: int, first: str | None, second: str | None, _third: str | None, _fourth: str | None) -> int:
+def _allow_plain_ddl(
+    action: int, first: str | None, _second: str | None, _third: str | None, _fourth: str | None
+) -> int:
     allowed = {
         apsw.SQLITE_CREATE_TABLE,
         apsw.SQLITE_ALTER_TABLE,
@@ -133,7 +140,7 @@ def _check_key_column(column: Column, *, is_only: bool, without_rowid: bool) -> 
         raise UsageError(
             f"INTEGER PRIMARY KEY on column {column.name} numbers rows by itself, and two replicas apart would hand out"
             " the same number",
-            hint=f"use {column.name} TEXT PRIMARY KEY DEFAULT (klal_id()), or INT PRIMARY KEY if you number rows yourself",
+            hint=f"use {column.name} TEXT PRIMARY KEY DEFAULT (klal_id()), or INT PRIMARY KEY to number rows yourself",
         )
     if column.collation != "BINARY":
         raise UsageError(f"key column {column.name} has collation {column.collation}, want BINARY")
@@ -158,10 +165,11 @@ def _default(column: str, text: str | None) -> Default | None:
         return Default({"null": None, "true": 1, "false": 0}[folded])
     if not (_NUMBER.fullmatch(stripped) or _TEXT.fullmatch(stripped) or _BLOB.fullmatch(stripped)):
         raise UsageError(
-            f"DEFAULT {text} of column {column} is not replicated: want a literal or one of {', '.join(DEFAULT_FUNCTIONS)}"
+            f"DEFAULT {text} of column {column} is not replicated:"
+            f" want a literal or one of {', '.join(DEFAULT_FUNCTIONS)}"
         )
     # A literal by the grammar above, so this evaluates nothing but itself.
-    literal: Value = apsw.Connection(":memory:").execute(f"SELECT {stripped}").get
+    literal: Value = Connection(":memory:").execute(f"SELECT {stripped}").get
     return Default(literal)
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import apsw
-
 from klal.model.certificate import Body, Certificate, CutHead, MemberName, Witness, members_root
 from klal.model.codec import HASH_SIZE, UNIX_MS_MAX, pack, tagged_hash, tree_leaf, tree_root, unpack
 from klal.model.frontier import Frontier, Head
@@ -27,6 +25,7 @@ from klal.store.file import memory_file
 from klal.store.history import STATE_HELD, History
 from klal.store.layout import quote
 from klal.store.rows import Rows
+from klal.store.sql import Connection
 from klal.store.window import order_key
 
 _ROOT_CHUNK_ROW_COUNT = 16 * 1024
@@ -44,7 +43,7 @@ class RowsRoot:
 class Epochs:
     """The epochs of one file: which are complete here, and what the next waits for."""
 
-    def __init__(self, connection: apsw.Connection, history: History, catalog: Catalog, applier: Applier) -> None:
+    def __init__(self, connection: Connection, history: History, catalog: Catalog, applier: Applier) -> None:
         self._connection = connection
         self._history = history
         self._catalog = catalog
@@ -96,12 +95,14 @@ class Epochs:
         """Return each member's Close of an epoch, sealed exactly there: of several, the first in the order."""
         found: dict[bytes, list[ChangeRef]] = {}
         for log, seq, member_id in self._connection.execute(
-            "SELECT c.log, c.seq, c.member_id FROM klal_close c JOIN klal_seal s ON s.log = c.log AND s.length = c.seq + 1"
-            " WHERE c.epoch = ? ORDER BY c.log, c.seq",
+            "SELECT c.log, c.seq, c.member_id FROM klal_close c"
+            " JOIN klal_seal s ON s.log = c.log AND s.length = c.seq + 1 WHERE c.epoch = ? ORDER BY c.log, c.seq",
             (epoch,),
         ).fetchall():
             found.setdefault(member_id, []).append(ChangeRef(log, seq))
-        return {member_id: min(refs, key=self._order) if len(refs) > 1 else refs[0] for member_id, refs in found.items()}
+        return {
+            member_id: min(refs, key=self._order) if len(refs) > 1 else refs[0] for member_id, refs in found.items()
+        }
 
     def _order(self, ref: ChangeRef) -> tuple[object, ...]:
         return tuple(order_key(self._history, self._history.logs[ref.log], self._history.read(ref)))
@@ -164,7 +165,9 @@ class Epochs:
 
     def rows_at(self, cut: Cut, *, replayed: bool = False) -> RowsRoot:
         """Return the root of the rows as of a cut, from history alone if `replayed`."""
-        if not replayed and self._history.applied_lengths() == {log: length for log, length in cut.lengths.items() if length}:
+        if not replayed and self._history.applied_lengths() == {
+            log: length for log, length in cut.lengths.items() if length
+        }:
             return rows_root(self._connection, self._catalog)
         replay = Replay(self._connection, self._history, self._applier.closed)
         try:
@@ -177,7 +180,7 @@ class Epochs:
 class Replay:
     """Part of a file's history, applied again from nothing in memory."""
 
-    def __init__(self, source: apsw.Connection, history: History, closed: list[Closed]) -> None:
+    def __init__(self, source: Connection, history: History, closed: list[Closed]) -> None:
         self._source = source
         self._original = history
         self.connection = memory_file()
@@ -228,7 +231,7 @@ class Replay:
                     progress = True
 
 
-def rows_root(connection: apsw.Connection, catalog: Catalog) -> RowsRoot:
+def rows_root(connection: Connection, catalog: Catalog) -> RowsRoot:
     """Return the root over all rows (CRT-3): per table, chunks of 16k rows in key order."""
     roots = []
     total = 0
@@ -249,7 +252,7 @@ def _root_columns(table: Table) -> list[ColumnInfo]:
     return [*first, *added]
 
 
-def _table_leaves(connection: apsw.Connection, table: Table) -> tuple[list[bytes], int]:
+def _table_leaves(connection: Connection, table: Table) -> tuple[list[bytes], int]:
     names = ", ".join(quote(info.name) for info in _root_columns(table))
     order = ", ".join(quote(info.name) for info in table.key)
     cursor = connection.execute(f"SELECT {names} FROM main.{quote(table.name)} ORDER BY {order}")
@@ -267,4 +270,4 @@ def _table_leaves(connection: apsw.Connection, table: Table) -> tuple[list[bytes
     return leaves, count + len(chunk)
 
 
-assert HASH_SIZE == len(NO_CERTIFICATE)
+assert len(NO_CERTIFICATE) == HASH_SIZE

@@ -6,9 +6,7 @@ Source:
 
 from __future__ import annotations
 
-import base64
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from klal.errors import (
     UsageError,
 )
 from klal.store.layout import APPLICATION_ID, FILE_FORMAT, TABLES, VIEWS
+from klal.store.sql import Connection
 
 _BUSY_TIMEOUT_MS = 10_000
 _CACHE_SIZE_KIB = 64 * 1024
@@ -73,7 +72,7 @@ def translated(where: object) -> Iterator[None]:
         raise translate(error, where) from error
 
 
-def create_file(path: Path) -> apsw.Connection:
+def create_file(path: Path) -> Connection:
     """Return a connection to a new klal file at `path`, which must not exist.
 
     Raises:
@@ -83,7 +82,7 @@ def create_file(path: Path) -> apsw.Connection:
     if path.exists():
         raise UsageError(f"{path} exists already")
     with translated(path):
-        connection = apsw.Connection(str(path))
+        connection = Connection(str(path))
         connection.pragma("application_id", APPLICATION_ID)
         connection.pragma("user_version", FILE_FORMAT)
         _configure(connection)
@@ -92,7 +91,7 @@ def create_file(path: Path) -> apsw.Connection:
     return connection
 
 
-def open_file(path: Path, *, writable: bool = True) -> apsw.Connection:
+def open_file(path: Path, *, writable: bool = True) -> Connection:
     """Return a connection to the klal file at `path`.
 
     Raises:
@@ -104,7 +103,7 @@ def open_file(path: Path, *, writable: bool = True) -> apsw.Connection:
     _check_magic(path)
     with translated(path):
         flags = apsw.SQLITE_OPEN_READWRITE if writable else apsw.SQLITE_OPEN_READONLY
-        connection = apsw.Connection(str(path), flags=flags)
+        connection = Connection(str(path), flags=flags)
         try:
             connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
             application_id = connection.pragma("application_id")
@@ -120,25 +119,21 @@ def open_file(path: Path, *, writable: bool = True) -> apsw.Connection:
     return connection
 
 
-def memory_file() -> apsw.Connection:
+def memory_file() -> Connection:
     """Return an empty klal file in memory, to replay history in."""
-    connection = apsw.Connection(":memory:")
+    connection = Connection(":memory:")
     connection.pragma("application_id", APPLICATION_ID)
     connection.pragma("user_version", FILE_FORMAT)
-    _allow_klal_id(connection)
+    allow_klal_id(connection, str)  # Replaying never evaluates a default; creating tables names it.
     with connection:
         connection.execute(TABLES + VIEWS)
     return connection
 
 
-def klal_id() -> str:
-    """Return a new key: 26 characters that nobody else makes, as DEFAULT (klal_id()) does."""
-    return base64.b32encode(os.urandom(16)).decode().rstrip("=").lower()
-
-
-def _allow_klal_id(connection: apsw.Connection) -> None:
+def allow_klal_id(connection: Connection, make_id: Callable[[], str]) -> None:
+    """Let DEFAULT (klal_id()) call `make_id` on this connection."""
     # Innocuous, so that it may stand in a table's DEFAULT with trusted_schema off.
-    connection.create_scalar_function("klal_id", klal_id, 0, flags=apsw.SQLITE_INNOCUOUS)
+    connection.create_scalar_function("klal_id", lambda *_: make_id(), 0, flags=apsw.SQLITE_INNOCUOUS)
 
 
 def _check_magic(path: Path) -> None:
@@ -151,7 +146,7 @@ def _check_magic(path: Path) -> None:
         raise NotKlalError(f"{path} is not a database")
 
 
-def _configure(connection: apsw.Connection, *, writable: bool = True) -> None:
+def _configure(connection: Connection, *, writable: bool = True) -> None:
     connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
     if writable:
         connection.pragma("journal_mode", "wal")
@@ -160,5 +155,4 @@ def _configure(connection: apsw.Connection, *, writable: bool = True) -> None:
     connection.pragma("trusted_schema", "off")
     connection.pragma("cell_size_check", "on")
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-    _allow_klal_id(connection)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)

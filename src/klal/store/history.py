@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import apsw
-
 from klal.errors import DamagedError
 from klal.model.codec import HASH_SIZE, SLICE_SIZE
 from klal.model.frontier import Frontier, Head
@@ -22,6 +20,7 @@ from klal.model.header import Header, Part, header_hash
 from klal.model.payload import slices_of
 from klal.model.seal import Seal
 from klal.rules.merge import ChangeRef
+from klal.store.sql import Connection
 
 INLINE_SIZE_MAX = 64 * 1024  # A payload up to this size lies beside its header; larger ones in slices.
 
@@ -72,7 +71,7 @@ class Stored:
 class History:
     """All logs of one file."""
 
-    def __init__(self, connection: apsw.Connection, space_id: bytes) -> None:
+    def __init__(self, connection: Connection, space_id: bytes) -> None:
         self._connection = connection
         self.space_id = space_id
         self.logs: dict[int, Log] = {}
@@ -110,7 +109,9 @@ class History:
             return
         lsn, seq = span
         end = self._connection.execute("SELECT min(lsn) FROM klal_span WHERE lsn > ?", (lsn,)).get or self.lsn_max + 1
-        last = self._connection.execute("SELECT header, order_stamp FROM klal_change WHERE lsn = ?", (end - 1,)).fetchone()
+        last = self._connection.execute(
+            "SELECT header, order_stamp FROM klal_change WHERE lsn = ?", (end - 1,)
+        ).fetchone()
         if last is None:
             raise DamagedError(f"log {log.log_id.hex()[:8]} has no line {end - 1}")
         log.length = log.payload_length = log.applied_length = seq + end - lsn
@@ -152,14 +153,18 @@ class History:
 
     # -- lines -----------------------------------------------------------------------
 
-    def append(self, log: Log, header_bytes: bytes, hashed: bytes, state: int, stamp: int, payload: bytes | None) -> int:
+    def append(
+        self, log: Log, header_bytes: bytes, hashed: bytes, state: int, stamp: int, payload: bytes | None
+    ) -> int:
         """Store one header at the end of its log, and return its lsn."""
         self.lsn_max = lsn = self.lsn_max + 1
         # Chained on the log as well as the number: a line belongs to the newest span.
         if self._span != (log.log, log.length):
             self._connection.execute("INSERT INTO klal_span VALUES(?,?,?)", (lsn, log.log, log.length))
         self._span = (log.log, log.length + 1)
-        self._connection.execute("INSERT INTO klal_change VALUES(?,?,?,?,?)", (lsn, state, stamp, header_bytes, payload))
+        self._connection.execute(
+            "INSERT INTO klal_change VALUES(?,?,?,?,?)", (lsn, state, stamp, header_bytes, payload)
+        )
         log.length += 1
         log.head_hash = hashed
         return lsn
@@ -210,7 +215,8 @@ class History:
             first, last = max(seq, start), min(end, stop)
             if first < last:
                 rows = self._connection.execute(
-                    "SELECT lsn, state, order_stamp, header, payload FROM klal_change WHERE lsn BETWEEN ? AND ? ORDER BY lsn",
+                    "SELECT lsn, state, order_stamp, header, payload FROM klal_change"
+                    " WHERE lsn BETWEEN ? AND ? ORDER BY lsn",
                     (lsn + first - seq, lsn + last - seq - 1),
                 )
                 for row in rows:
@@ -346,7 +352,9 @@ class History:
 
     def add_seal(self, log: Log, seal: Seal) -> None:
         """Keep a checked seal."""
-        self._connection.execute("INSERT OR IGNORE INTO klal_seal VALUES(?,?,?)", (log.log, seal.length, seal.signature))
+        self._connection.execute(
+            "INSERT OR IGNORE INTO klal_seal VALUES(?,?,?)", (log.log, seal.length, seal.signature)
+        )
 
     def sealed_length(self, log: Log) -> int:
         """Return the greatest length of this log under a seal."""
@@ -360,7 +368,8 @@ class History:
             (log.log, start, stop),
         ).fetchall()
         return [
-            Seal(log.log_id, length, self.hash_at(ChangeRef(log.log, length - 1)), signature) for length, signature in rows
+            Seal(log.log_id, length, self.hash_at(ChangeRef(log.log, length - 1)), signature)
+            for length, signature in rows
         ]
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import apsw
-
 from klal.errors import ForkError, MalformedError, MembershipError
 from klal.model.acts import Act, Genesis, Join, decode_acts
 from klal.model.codec import HASH_SIZE
@@ -21,10 +19,20 @@ from klal.model.frontier import Head
 from klal.model.header import ACTS_TABLE, Header, Part
 from klal.model.receipt import Receipt
 from klal.model.seal import Seal
-from klal.rules.admit import Admission, Link, SealedRun, admit_run, check_chain, check_leaves, check_slice, slice_count_of
+from klal.rules.admit import (
+    Admission,
+    Link,
+    SealedRun,
+    admit_run,
+    check_chain,
+    check_leaves,
+    check_slice,
+    slice_count_of,
+)
 from klal.rules.merge import ChangeRef
 from klal.store.history import INLINE_SIZE_MAX, STATE_HELD, STATE_LACKING, History, Log, Stored
 from klal.store.knowledge import Knowledge
+from klal.store.sql import Connection
 
 STRANGER_SIZE_MAX = 8 << 20  # Bytes of headers kept in memory for logs nobody has vouched for yet.
 
@@ -34,7 +42,7 @@ class Intake:
 
     def __init__(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         history: History,
         knowledge: Knowledge,
         admit_member: Callable[[Log, int, Act], None],
@@ -73,7 +81,9 @@ class Intake:
     def _append(self, log: Log, links: list[Link], seal: Seal) -> None:
         head = Head(log.length, log.head_hash) if log.length else None
         try:
-            verdict, fresh = admit_run(log.log_id, head, lambda seq: self._history.hash_at(ChangeRef(log.log, seq)), links)
+            verdict, fresh = admit_run(
+                log.log_id, head, lambda seq: self._history.hash_at(ChangeRef(log.log, seq)), links
+            )
         except ForkError as error:
             evidence = error.evidence[1] if isinstance(error.evidence, tuple) else links[0].data
             seq = Header.decode(evidence).seq
@@ -105,7 +115,9 @@ class Intake:
         if links[0].header.seq != expected:
             return
         if self._stranger_size + size > STRANGER_SIZE_MAX:
-            raise MembershipError(f"log {log_id.hex()[:8]} is of nobody known here, and enough such wait already", rule="MEM-4")
+            raise MembershipError(
+                f"log {log_id.hex()[:8]} is of nobody known here, and enough such wait already", rule="MEM-4"
+            )
         self._stranger_size += size
         entry = (run.member_id, run.incarnation, links, run.seal)
         self._strangers.setdefault(log_id, []).append(entry)

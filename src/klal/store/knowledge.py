@@ -9,18 +9,17 @@ Source:
 
 from __future__ import annotations
 
-import apsw
-
 from klal.model.receipt import Receipt
 from klal.rules.coverage import Held
 from klal.rules.merge import ChangeRef
 from klal.store.history import STATE_LACKING, History, Log
+from klal.store.sql import Connection
 
 
 class Knowledge:
     """Statements stored in one file, read as claims."""
 
-    def __init__(self, connection: apsw.Connection, history: History) -> None:
+    def __init__(self, connection: Connection, history: History) -> None:
         self._connection = connection
         self._history = history
 

@@ -56,8 +56,8 @@ CREATE TABLE klal_column(tab INTEGER, column_id BLOB, name TEXT NOT NULL, defini
   is_added INTEGER NOT NULL, PRIMARY KEY(tab, column_id)) WITHOUT ROWID;
 
 -- What the merge must remember of a key, for the few keys where there is anything.
-CREATE TABLE klal_life(tab INTEGER, key BLOB, life INTEGER NOT NULL, was_deleted INTEGER NOT NULL, PRIMARY KEY(tab, key))
-  WITHOUT ROWID;
+CREATE TABLE klal_life(tab INTEGER, key BLOB, life INTEGER NOT NULL, was_deleted INTEGER NOT NULL,
+  PRIMARY KEY(tab, key)) WITHOUT ROWID;
 CREATE TABLE klal_dead(tab INTEGER, key BLOB, life INTEGER NOT NULL, is_born INTEGER NOT NULL,
   was_deleted INTEGER NOT NULL, image BLOB NOT NULL, PRIMARY KEY(tab, key)) WITHOUT ROWID;
 CREATE TABLE klal_conflict(tab INTEGER, key BLOB, column_id BLOB, log INTEGER, seq INTEGER, life INTEGER NOT NULL,
@@ -79,7 +79,8 @@ FROM klal_conflict c JOIN klal_table t USING (tab)
 LEFT JOIN klal_column k ON k.tab = c.tab AND k.column_id = c.column_id;
 CREATE VIEW klal_changes AS
 SELECT lower(hex(l.log_id)) || ':' || (s.seq + c.lsn - s.lsn) AS "change", m.name AS member,
-  CASE c.state WHEN 0 THEN 'payload missing' WHEN 1 THEN 'parked' WHEN 2 THEN 'applied' ELSE 'without effect' END AS state,
+  CASE c.state WHEN 0 THEN 'payload missing' WHEN 1 THEN 'parked' WHEN 2 THEN 'applied'
+    ELSE 'without effect' END AS state,
   length(c.header) AS header_size, c.lsn AS arrival
 FROM klal_change c
 JOIN klal_span s ON s.lsn = (SELECT max(lsn) FROM klal_span WHERE lsn <= c.lsn)

@@ -13,13 +13,13 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-import apsw
 import msgspec
 
 from klal.model.codec import pack
 from klal.model.schema import Key, Value
 from klal.rules.merge import ChangeRef, Entry, RowState, same
 from klal.store.catalog import Table
+from klal.store.sql import Connection
 
 _SIDE_TABLES = ("klal_life", "klal_dead", "klal_conflict")
 _decode_image = msgspec.msgpack.Decoder(dict[bytes, Any]).decode
@@ -45,7 +45,7 @@ def key_text(key: Key) -> str:
 class Rows:
     """Row states of one file."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._has_side: dict[int, bool] = {}
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -27,12 +28,13 @@ from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier
 from klal.store.catalog import Catalog
 from klal.store.epochs import Epochs
-from klal.store.file import create_file, open_file, translate
+from klal.store.file import create_file, translate
 from klal.store.history import STATE_HELD, History, Log
 from klal.store.home import Fence, Home, Identity
 from klal.store.intake import Intake
 from klal.store.knowledge import Knowledge
 from klal.store.rows import Rows
+from klal.store.sql import Connection
 from klal.store.writer import Outcome, Session, Writer, paused
 
 _APPLY_BATCH_COUNT = 1000  # Changes applied in one SQLite transaction: bounds the WAL, not correctness.
@@ -50,7 +52,7 @@ class World:
 class Store:
     """A klal file with everything it can do; no thread but one uses it at a time."""
 
-    def __init__(self, connection: apsw.Connection, path: Path, home: Home, world: World, member_name: str | None) -> None:
+    def __init__(self, connection: Connection, path: Path, home: Home, world: World, member_name: str | None) -> None:
         self.path = path
         self.connection = connection
         self._home = home
@@ -81,7 +83,7 @@ class Store:
 
     # -- the file's own words ------------------------------------------------------------
 
-    def _meta(self, name: str) -> object:
+    def _meta(self, name: str) -> Any:
         return self.connection.execute("SELECT value FROM klal_meta WHERE name = ?", (name,)).get
 
     def _set_meta(self, name: str, value: object) -> None:
@@ -90,7 +92,7 @@ class Store:
     @property
     def genesis(self) -> Genesis:
         """Return the space's origin."""
-        return unpack(self._meta("genesis"), Genesis, "stored genesis")  # type: ignore[arg-type]
+        return unpack(self._meta("genesis"), Genesis, "stored genesis")
 
     @property
     def member_id(self) -> bytes:
@@ -114,16 +116,16 @@ class Store:
     def refresh(self) -> None:
         """Read again everything kept in memory; another process may have written."""
         own_log = self._meta("own_log")
-        self.history.load(own_log)  # type: ignore[arg-type]
+        self.history.load(own_log)
         self.catalog.load()
         self.rows.forget()
         self.applier.window.clear()
         self.applier.not_after_ms = self.genesis.policy.not_after_ms
         self.epochs.load()
-        self.intake.own_log = own_log  # type: ignore[assignment]
+        self.intake.own_log = own_log
         self.writer.own = None
         if own_log is not None:
-            self._load_own(self.history.logs[own_log])  # type: ignore[index]
+            self._load_own(self.history.logs[own_log])
         self._data_version = self.connection.data_version()
 
     def _load_own(self, log: Log) -> None:
@@ -319,9 +321,7 @@ class Store:
         sealed = self.history.sealed_length(log)
         if not log.length or sealed == log.length:
             return
-        self.history.add_seal(
-            log, make_seal(self.identity.key, self.space_id, log.log_id, log.length, log.head_hash)
-        )
+        self.history.add_seal(log, make_seal(self.identity.key, self.space_id, log.log_id, log.length, log.head_hash))
         for stored in self.history.lines(log, sealed, log.length):
             self.history.index_hash(self.history.hash_at(ChangeRef(log.log, stored.header.seq)), stored.lsn)
         self.history.save_log(log)
@@ -358,9 +358,7 @@ class Store:
             )
 
     def _statement(self, own: Log, number: int) -> Statement:
-        heads = []
-        for ref in self.history.maximal_heads({}):
-            heads.append(self._held_head(ref))
+        heads = [self._held_head(ref) for ref in self.history.maximal_heads({})]
         parked = [
             self._held_head(ChangeRef(log.log, log.payload_length - 1))
             for log in self.history.logs.values()
@@ -452,7 +450,7 @@ class Store:
         if isinstance(act, Genesis):
             if act.space_id != self.space_id or act.founder != log.member_id or seq != 0:
                 raise MembershipError("another genesis cannot enter this space", rule="MEM-1")
-            row = (act.founder, act.founder_name, log.log_id, 0, None, None)
+            row: tuple[Any, ...] = (act.founder, act.founder_name, log.log_id, 0, None, None)
         elif isinstance(act, Join):
             if act.member != log.member_id:
                 raise MembershipError("a join in another member's log", rule="MEM-1")
@@ -566,7 +564,8 @@ class Store:
     @property
     def contact_unix_ms(self) -> int | None:
         """Return when word last came from elsewhere, by this machine's clock; None if never."""
-        return self._meta("contact_unix_ms")  # type: ignore[return-value]
+        contact: int | None = self._meta("contact_unix_ms")
+        return contact
 
     def now_ms(self) -> int:
         """Return this machine's clock."""
@@ -619,12 +618,12 @@ def join_space(path: Path, home: Home, world: World, ticket: Ticket, name: str) 
     return store
 
 
-def _write_origin(connection: apsw.Connection, genesis: Genesis, member_id: bytes) -> None:
+def _write_origin(connection: Connection, genesis: Genesis, member_id: bytes) -> None:
     for name, value in (("space_id", genesis.space_id), ("genesis", pack(genesis)), ("member_id", member_id)):
         connection.execute("INSERT INTO klal_meta VALUES(?,?)", (name, value))
 
 
-def _write_genesis(connection: apsw.Connection, ticket: Ticket, space_id: bytes) -> None:
+def _write_genesis(connection: Connection, ticket: Ticket, space_id: bytes) -> None:
     """Store the genesis change that the ticket carries, held under its seal."""
     history = History(connection, space_id)
     founder = ticket.genesis.founder

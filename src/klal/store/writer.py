@@ -9,9 +9,11 @@ Source:
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import apsw
 
@@ -28,17 +30,27 @@ from klal.store.apply import Applier, order_bytes
 from klal.store.capture import Capture, Net, segments_of_deletes, segments_of_inserts, segments_of_updates
 from klal.store.catalog import Catalog, Table, check_addable
 from klal.store.declare import added_column, created_table, first_word, words_of
-from klal.store.file import translate
+from klal.store.file import allow_klal_id, translate
 from klal.store.history import INLINE_SIZE_MAX, STATE_APPLIED, History, Log
 from klal.store.rows import Rows
+from klal.store.sql import Connection
 
 _UNNAMED_ORDER = b"\xff" * 72  # Sorts after every real order key; replaced when the change has one.
 _COUNTER_MAX = 0xFFFF
+_ID_SIZE = 16
 
 _READ_WORDS = {"SELECT", "VALUES", "EXPLAIN", "WITH", "PRAGMA"}
 _WRITE_WORDS = {"INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"}
 _TRANSACTION_WORDS = {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"}
-_READABLE_PRAGMAS = {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "foreign_key_list", "data_version"}
+_READABLE_PRAGMAS = {
+    "table_info",
+    "table_xinfo",
+    "table_list",
+    "index_list",
+    "index_info",
+    "foreign_key_list",
+    "data_version",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +76,9 @@ class Session:
 class Writer:
     """Runs the user's SQL on one file and appends what it did."""
 
-    def __init__(  # noqa: PLR0913 - the rooms of the store that a local change passes through
+    def __init__(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         history: History,
         catalog: Catalog,
         rows: Rows,
@@ -91,6 +103,11 @@ class Writer:
         self.own: Session | None = None
         self.epoch = 0
         connection.authorizer = self._authorize
+        allow_klal_id(connection, self.new_id)
+
+    def new_id(self) -> str:
+        """Return a new key: 26 characters that nobody else makes, as DEFAULT (klal_id()) does."""
+        return base64.b32encode(self._entropy.token(_ID_SIZE)).decode().rstrip("=").lower()
 
     # -- statements ------------------------------------------------------------------
 
@@ -115,9 +132,7 @@ class Writer:
             return "ddl"
         if word not in _READ_WORDS | _WRITE_WORDS:
             raise UsageError(
-                f"{word or 'this'} is not replicated by this version"
-                if word
-                else "this is no SQL statement"
+                f"{word or 'this'} is not replicated by this version" if word else "this is no SQL statement"
             )
         if word in ("WITH", "EXPLAIN"):
             return "read" if self._is_readonly(sql) else "returning"
@@ -142,7 +157,7 @@ class Writer:
             raise translate(error, self._path) from error
         return bool(readonly) and readonly[0]
 
-    def run(self, sql: str, bindings: object, *, gives_rows: bool = True) -> Outcome:
+    def run(self, sql: str, bindings: Any, *, gives_rows: bool = True) -> Outcome:
         """Run one read or write statement of the user's inside the running transaction.
 
         Args:
@@ -159,15 +174,15 @@ class Writer:
                 cursor = self._connection.cursor()
                 # Asked before the first step: a finished statement no longer knows its columns.
                 cursor.exec_trace = name_columns
-                rows = cursor.execute(sql, bindings).fetchall()  # type: ignore[arg-type]
+                rows = cursor.execute(sql, bindings).fetchall()
             else:
-                rows = self._connection.execute(sql, bindings).fetchall()  # type: ignore[arg-type]
+                rows = self._connection.execute(sql, bindings).fetchall()
             return Outcome(self._connection.total_changes() - before, columns[-1] if columns else (), rows)
 
-    def run_many(self, sql: str, rows: Iterable[object]) -> Outcome:
+    def run_many(self, sql: str, rows: Iterable[Any]) -> Outcome:
         """Run one statement for each row of bindings."""
         with self._running() as before:
-            self._connection.executemany(sql, rows)  # type: ignore[arg-type]
+            self._connection.executemany(sql, rows)
             return Outcome(self._connection.total_changes() - before, (), [])
 
     @contextmanager
@@ -189,7 +204,7 @@ class Writer:
         finally:
             self._is_user = False
 
-    def _authorize(  # noqa: PLR0911 - one line per reason
+    def _authorize(
         self, action: int, first: str | None, second: str | None, _database: str | None, _trigger: str | None
     ) -> int:
         """Deny, while the user's SQL is prepared, what would slip past capture or into klal's tables (T41)."""
