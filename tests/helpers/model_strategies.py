@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import strategies as st
 
+from klal.errors import RefusedError
 from klal.model.codec import (
     COLUMN_ID_SIZE,
     EPOCH_MAX,
@@ -92,3 +95,12 @@ def definitions(draw: st.DrawFn) -> TableDefinition:
     own = tuple(draw(st.lists(columns, min_size=1, max_size=4, unique_by=lambda column: column.name.casefold())))
     key = tuple(draw(st.lists(st.sampled_from([column.name for column in own]), min_size=1, max_size=2, unique=True)))
     return TableDefinition("t" + draw(names), own, key, draw(st.booleans()), draw(st.booleans()))
+
+
+def refusal_of(call: Callable[..., object], *args: object) -> RefusedError | None:
+    """Return how the call refuses its arguments, or None if it takes them. Anything else it raises is a bug."""
+    try:
+        call(*args)
+    except RefusedError as error:
+        return error
+    return None

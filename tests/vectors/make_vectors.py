@@ -4,8 +4,8 @@
     python tests/vectors/make_vectors.py --write    write them
 
 A second implementation that reproduces these has the encodings right. `test_vectors.py` fails if they differ, so that a
-change of format is a decision and not an accident. The parts are kept too small to be compressed, because the bytes of a
-zstd frame are its library's choice.
+change of format is a decision and not an accident. The parts are kept too small to be compressed, because the bytes of
+a zstd frame are its library's choice.
 """
 
 from __future__ import annotations
@@ -253,9 +253,11 @@ def ed25519_vectors() -> list[dict[str, Any]]:
     key = ANA.member_id
     r, s = signed[:32], int.from_bytes(signed[32:], "little")
     cases: list[tuple[str, bytes, bytes]] = [("an honest signature", key, signed)]
-    for times in range(1, 16):
-        if s + times * _L < 1 << 256:
-            cases.append((f"S + {times} L", key, r + (s + times * _L).to_bytes(32, "little")))
+    cases += [
+        (f"S + {times} L", key, r + (s + times * _L).to_bytes(32, "little"))
+        for times in range(1, 16)
+        if s + times * _L < 1 << 256
+    ]
     cases += [
         ("S = 0", key, r + bytes(32)),
         ("S = L", key, r + _L.to_bytes(32, "little")),

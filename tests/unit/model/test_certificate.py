@@ -1,0 +1,156 @@
+"""Certificates: what the file proves by itself, and what it does not. Rules CRT-1 to CRT-5."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from klal.errors import RefusedError
+from klal.model.certificate import MAGIC, Certificate, MemberName, check_certificate, members_root
+from tests.helpers.model_strategies import ANA, BEN, MIRA
+
+_path = Path(__file__).parents[2] / "vectors" / "make_vectors.py"
+_spec = importlib.util.spec_from_file_location("make_vectors_for_certificates", _path)
+assert _spec is not None
+assert _spec.loader is not None
+VECTORS = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(VECTORS)
+
+TRUE: Certificate = VECTORS.certificate()
+replace = msgspec.structs.replace
+
+
+def with_body(**fields: object) -> Certificate:
+    return replace(TRUE, body=replace(TRUE.body, **fields))
+
+
+def with_witness(at: int, **fields: object) -> Certificate:
+    witness = list(TRUE.witness)
+    witness[at] = replace(witness[at], **fields)
+    return replace(TRUE, witness=tuple(witness))
+
+
+def with_cut(at: int, **fields: object) -> Certificate:
+    cut = list(TRUE.cut)
+    cut[at] = replace(cut[at], **fields)
+    return replace(TRUE, cut=tuple(cut))
+
+
+def test_a_true_certificate_checks_and_says_what_it_is() -> None:
+    """CRT-1 to CRT-5, W13: CRT-2, CRT-4."""
+    found = check_certificate(TRUE.encode())
+
+    assert found == TRUE
+    assert found.encode() == TRUE.encode()
+    assert (found.epoch, found.grade) == (0, "complete")
+    assert found.frontier().root() == found.body.history_root
+
+
+@given(st.integers(0, len(TRUE.encode()) - 1), st.integers(1, 255))
+def test_any_byte_changed_is_refused_or_another_certificate(at: int, bits: int) -> None:
+    """CRT-1, W13, T1: nothing that passes can be mistaken for the true one."""
+    data = TRUE.encode()
+    changed = data[:at] + bytes([data[at] ^ bits]) + data[at + 1 :]
+
+    try:
+        found = check_certificate(changed)
+    except RefusedError:
+        return
+    names_only = [replace(one, member=two.member) for one, two in zip(found.witness, TRUE.witness, strict=True)]
+    assert found.hash != TRUE.hash or names_only == list(TRUE.witness)
+
+
+@given(st.integers(0, len(TRUE.encode()) - 1))
+def test_a_certificate_cut_short_is_refused(length: int) -> None:
+    """CRT-1, T1."""
+    with pytest.raises(RefusedError):
+        check_certificate(TRUE.encode()[:length])
+
+
+def test_bytes_behind_a_certificate_are_refused() -> None:
+    """CRT-1, ENC-3."""
+    with pytest.raises(RefusedError):
+        check_certificate(TRUE.encode() + b"\0")
+
+
+@given(st.binary(max_size=100))
+def test_whatever_the_bytes_only_a_refusal_comes_out(data: bytes) -> None:
+    """CRT-1, T1."""
+    for whole in (data, MAGIC + data):
+        with pytest.raises(RefusedError):
+            check_certificate(whole)
+
+
+FORGED = {
+    "another version": (lambda: with_body(version=2), "CRT-1"),
+    "a short space id": (lambda: with_body(space_id=bytes(31)), "CRT-1"),
+    "a short rows root": (lambda: with_body(rows_root=b""), "CRT-1"),
+    "a log of length 0": (lambda: with_cut(0, length=0), "CRT-1"),
+    "a cut out of order": (lambda: replace(TRUE, cut=TRUE.cut[::-1]), "CRT-1"),
+    "a log twice": (lambda: replace(TRUE, cut=(TRUE.cut[0], *TRUE.cut)), "CRT-1"),
+    "a witness out of order": (lambda: replace(TRUE, witness=TRUE.witness[::-1]), "CRT-1"),
+    "another history root": (lambda: with_body(history_root=bytes(32)), "CRT-2"),
+    "another count of changes": (lambda: with_body(change_count=5), "CRT-2"),
+    "a log less": (lambda: replace(TRUE, cut=TRUE.cut[:1]), "CRT-2"),
+    "another head": (lambda: with_cut(0, head_hash=bytes(32)), "CRT-2"),
+    "another length": (lambda: with_cut(1, length=9), "CRT-2"),
+    "a witness less": (lambda: replace(TRUE, witness=TRUE.witness[:1]), "CRT-4"),
+    "another members root": (lambda: with_body(members_root=bytes(32)), "CRT-4"),
+    "another count of members": (lambda: with_body(member_count=3), "CRT-4"),
+    "a stranger among the joined": (lambda: with_body(joined=(MemberName(MIRA.member_id, "mira"),)), "CRT-4"),
+    "another epoch": (lambda: with_body(epoch=1), "CRT-5"),
+    "another space": (lambda: with_body(space_id=bytes(32)), "CRT-5"),
+    "another signature": (lambda: with_witness(0, signature=bytes(64)), "KEY-1"),
+    "another incarnation": (lambda: with_witness(0, incarnation=bytes(16)), "CRT-5"),
+    "other acts": (lambda: with_witness(0, acts=TRUE.witness[1].acts), "CRT-5"),
+    "the header of another": (
+        lambda: with_witness(0, header=TRUE.witness[1].header, acts=TRUE.witness[1].acts),
+        "CRT-5",
+    ),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_certificate_that_contradicts_itself_is_refused_by_its_rule(forged: str) -> None:
+    """CRT-1 to CRT-5, T23: CRT-2, CRT-4."""
+    make, rule = FORGED[forged]
+
+    with pytest.raises(RefusedError) as caught:
+        check_certificate(make().encode())
+    assert caught.value.rule == rule
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"previous": bytes([1]) * 32},
+        {"rows_root": bytes(32)},
+        {"payload_size": 1},
+        {"row_count": 99},
+        {"joined": ()},
+        {"retired": ((MIRA.member_id, "gone"),)},
+    ],
+)
+def test_what_only_the_history_can_show_is_guarded_by_the_hash_alone(fields: dict[str, object]) -> None:
+    """CRT-3: the file alone does not prove these, so whoever is shown one must know the hash, or hold the history."""
+    changed = check_certificate(with_body(**fields).encode())
+
+    assert changed.hash != TRUE.hash
+
+
+def test_the_members_root_names_each_member_in_one_order() -> None:
+    """CRT-4."""
+    both = members_root([ANA.member_id, BEN.member_id])
+
+    assert both == members_root([BEN.member_id, ANA.member_id])
+    assert len({both, members_root([ANA.member_id]), members_root([]), members_root([MIRA.member_id])}) == 4
+
+
+def test_a_certificate_without_somebody_is_never_called_complete() -> None:
+    """W19."""
+    assert with_body(retired=((MIRA.member_id, "lost at sea"),)).grade == "without"
