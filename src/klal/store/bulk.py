@@ -50,6 +50,7 @@ def insert_many(
         UsageError: A row of another shape, or one that breaks a constraint; nothing was inserted.
     """
     connection.execute("SAVEPOINT klal_bulk")
+    was_spoiled = writer.capture.is_spoiled
     enabled = gc.isenabled()
     # Millions of short-lived tuples make the collector walk them all, again and again.
     gc.disable()
@@ -59,14 +60,18 @@ def insert_many(
             _insert_batch(connection, writer, table, batch)
             total += len(batch)
     except BaseException as error:
-        connection.execute("ROLLBACK TO klal_bulk")
-        connection.execute("RELEASE klal_bulk")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK TO klal_bulk")
+            connection.execute("RELEASE klal_bulk")
         # What was captured since is checked against the table when the change is made.
         writer.capture.is_dirty = True
+        writer.capture.is_spoiled = was_spoiled
         if isinstance(error, apsw.Error):
             raise translate(error, "the file") from error
         if isinstance(error, UnicodeError):
             raise UsageError(f"a text is not valid Unicode, so it cannot travel: {error}") from error
+        if isinstance(error, TypeError | OverflowError):
+            raise UsageError(f"a value cannot be stored: {error}") from error
         raise
     finally:
         if enabled:

@@ -165,7 +165,7 @@ def _check_tables(store: Store) -> None:
             theirs = replay.connection.execute(f"SELECT {columns} FROM {name} ORDER BY 1, 2, 3").fetchall()
             if ours != theirs:
                 raise LinkError(f"{name} is not what history gives", rule="FIL-4", evidence=name)
-    except apsw.Error as error:
+    except (apsw.Error, UnicodeDecodeError) as error:
         raise MalformedError(f"history cannot be replayed: {error}", rule="FIL-4") from error
     finally:
         replay.connection.close()

@@ -25,7 +25,9 @@ from klal.store.sql import Connection
 
 _SPACE = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
 _FIRST_WORD = re.compile(rf"{_SPACE}([A-Za-z]+)", re.DOTALL)
+_BLANK = re.compile(rf"(?:{_SPACE};)*{_SPACE}(?:/\*.*|--[^\n]*)?", re.DOTALL)
 _STRINGS = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/", re.DOTALL)
+_TOKENS = re.compile(rf"{_STRINGS.pattern}|[^\s;]+", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?0[xX][0-9a-fA-F]+")
 _TEXT = re.compile(r"'(?:[^']|'')*'")
 _BLOB = re.compile(r"[xX]'(?:[0-9a-fA-F]{2})*'")
@@ -49,6 +51,17 @@ def first_word(sql: str) -> str:
     """Return the statement's first keyword, upper case, or "" when it has none."""
     match = _FIRST_WORD.match(sql)
     return match[1].upper() if match else ""
+
+
+def is_blank(sql: str) -> bool:
+    """True when SQL text holds no statement: only spaces, comments and semicolons."""
+    return _BLANK.fullmatch(sql) is not None
+
+
+def savepoint_name(sql: str) -> str:
+    """Return the name that a SAVEPOINT, RELEASE or ROLLBACK TO ends with, folded."""
+    tokens = [token for token in _TOKENS.findall(sql) if not token.startswith(("--", "/*"))]
+    return tokens[-1].strip("\"'`[]").casefold()
 
 
 def words_of(sql: str) -> list[str]:
