@@ -288,7 +288,7 @@ def test_the_state_is_a_function_of_the_set_also_where_writers_lie(random: Rando
     assert disagreement(random, change_count=change_count, liars=True) is None
 
 
-SEEDS = range(200)
+SEEDS = range(100)
 
 
 @pytest.mark.parametrize("liars", [False, True])
