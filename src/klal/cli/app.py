@@ -406,7 +406,9 @@ def _full_change(replica: Replica, text: str) -> str:
     ]
     if len(found) > 1:
         raise UsageError(f"{text} is short for {len(found)} changes", hint="write more digits of the log")
-    return found[0] if found else text
+    if not found:
+        raise UsageError(f"no change here is called {text}", hint="klal log lists them")
+    return found[0]
 
 
 @app.command()
@@ -481,7 +483,7 @@ def close(
         "grade": closed.grade,
         "without": found["without"],
         "state": closed.state,
-        "members": [witness.member.name for witness in closed.certificate.witness],
+        "members": sorted(witness.member.name for witness in closed.certificate.witness),
     }
 
     def draw(out: Output) -> None:
@@ -574,7 +576,7 @@ def _verify(file: Path, out: Output) -> dict[str, Any]:
             "epoch": certificate.epoch,
             "hash": certificate.hash.hex(),
             "grade": certificate.grade,
-            "members": [witness.member.name for witness in certificate.witness],
+            "members": sorted(witness.member.name for witness in certificate.witness),
         }
     with _open(file) as replica, out.progress("checking") as update:
         checked: dict[str, Any] = replica.verify(progress=update).to_json()

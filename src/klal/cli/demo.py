@@ -483,8 +483,8 @@ def _storm(stage: Stage) -> None:
     stage.heading("A storm: two of three files are lost, and the ship with its folder")
     survivor = stage.team("Torgersen")
     lost = [team for team in stage.teams if team is not survivor]
-    before = _roots(stage.teams)
-    require(len(before) == 1, "all teams hold the same before the storm")
+    require(len(_roots(stage.teams)) == 1, "all teams hold the same before the storm")
+    rows = _rows(survivor)
     for team in lost:
         for path in sorted(team.folder.glob("penguins.db*")):
             path.unlink()
@@ -497,18 +497,20 @@ def _storm(stage: Stage) -> None:
     stage.ship.mkdir()
     for team in lost:
         klal.join(team.file, stage.ticket, member=team.name, home=team.home).close()
-    _route(stage, [survivor.name, *(team.name for team in lost), survivor.name])
+    _route(stage, [survivor.name, *(team.name for team in lost), survivor.name, lost[0].name])
     after = _roots(stage.teams)
     require(len(after) == 1, "all teams hold the same after the storm")
-    require(after == before, "what they hold is what they held before the storm")
-    rows = _rows(survivor)
-    for team in lost:
-        require(_rows(team) == rows, f"{team.name} has every row again")
+    for team in stage.teams:
+        require(_rows(team) == rows, f"{team.name} has every row that was there before the storm")
+        with team.opened() as replica:
+            hashes = [replica.close_epoch(number).certificate.hash.hex() for number in range(len(SEASONS))]
+        require(hashes == [item["hash"] for item in stage.facts["certificates"]], f"{team.name} has all certificates")
     with survivor.opened() as replica:
         names = [member["name"] for member in replica.status().to_json()["members"]]
     require(sorted(names) == sorted(ISLANDS), "there are still three members, nobody twice")
     stage.facts["root"] = after.pop()
     stage.good(f"all three hold the same again, byte for byte: root {stage.facts['root'][:16]}...")
+    stage.good("every row is back, and each team computes the three certificates again")
     stage.good("there are still three members: a file that comes back is nobody new")
 
 
@@ -566,7 +568,11 @@ def _try_next(stage: Stage, seconds: float) -> None:
     if stage.out.as_json:
         return
     team = stage.team("Dream")
-    stage.heading(f"Done, in {seconds:.0f} seconds. The files are yours. You are Dream now; try:")
+    stage.heading(f"Done, in {seconds:.0f} seconds")
+    stage.tell(
+        f"{stage.facts['penguins']} penguins, three seasons closed, one conflict listed and settled, two files lost",
+        "and brought back, nothing missing. The files are yours; you are Dream now. Try:",
+    )
     stage.out.say()
     stage.out.say(f"    {'set' if os.name == 'nt' else 'export'} KLAL_HOME={team.home}")
     names = {"FILE": str(team.file), "SHIP": str(stage.ship), "DREAM": str(team.folder)}
@@ -582,4 +588,10 @@ def _program() -> str:
     if shutil.which("klal"):
         return "klal"
     started = Path(sys.argv[0])
-    return os.path.relpath(started) if started.stem == "klal" else f"{os.path.relpath(sys.executable)} -m klal"
+    return _nearest(started) if started.stem == "klal" else f"{_nearest(Path(sys.executable))} -m klal"
+
+
+def _nearest(path: Path) -> str:
+    """Return `path` from here where it lies below, else in full."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith(os.pardir) else relative

@@ -84,12 +84,12 @@ class Output:
         if self.as_json or not self.errors.is_terminal:
             yield lambda _progress: None
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self.errors, transient=True) as bar:

@@ -87,6 +87,8 @@ def _reason(waiting: Json) -> str:
     reason, count = waiting["reason"], waiting.get("count") or 0
     if reason == "not finished":
         return "has not finished"
+    if not count:
+        return str(reason)
     return f"{count:,} {reason if count != 1 else reason.removesuffix('s')}"
 
 
@@ -327,6 +329,12 @@ def traffic(report: Json) -> RenderableType:
 
 def verified(report: Json) -> RenderableType:
     """Return what was checked and holds."""
+    if "epoch" in report:
+        what = f"the certificate of epoch {report['epoch']}, {report['grade']}"
+        changes = f"{counted(report['changes'], 'change')} of {listed(report['members'], 'nobody')}"
+        return Text.assemble(
+            ("everything holds: ", "bold green"), f"{what}, over {changes}", f"\nhash {report['hash']}"
+        )
     checked = [
         counted(report["changes"], "change"),
         counted(report["payloads"], "payload"),

@@ -137,6 +137,7 @@ def test_two_replicas_meet_and_say_whether_they_are_equal(space, tmp_path, monke
     holders = space("who-has", "b.db", f"{change[:12]}:{change.partition(':')[2]}", "--json")
     assert holders["change"] == change
     assert holders["holders"] == ["Ben"]
+    assert "no change here is called abcd:3" in space("who-has", "b.db", "abcd:3", code=2)
 
 
 def test_close_says_not_yet_with_three(space, tmp_path):
@@ -153,9 +154,10 @@ def test_a_close_writes_a_certificate_that_proves_itself(space, tmp_path):
     assert space("finish", "a.db", "--json")["epoch"] == 0
     report = space("close", "a.db", "--json")
 
-    assert list(report) == ["epoch", "certificate", "hash", "grade", "without", "state"]
+    assert list(report) == ["epoch", "certificate", "hash", "grade", "without", "state", "members"]
     assert report["certificate"] == "a.epoch-0.certificate"
     assert space("verify", report["certificate"], "--json")["hash"] == report["hash"]
+    assert "everything holds: the certificate of epoch 0, complete" in space("verify", report["certificate"])
     assert space("close", "a.db", "--epoch", "0", "--out", "copy", "--json")["hash"] == report["hash"]
     assert (tmp_path / "copy").read_bytes() == (tmp_path / report["certificate"]).read_bytes()
 
@@ -164,7 +166,7 @@ def test_a_close_writes_a_certificate_that_proves_itself(space, tmp_path):
     (tmp_path / "copy").write_bytes(mangled)
     refused = space("verify", "copy", "--json", code=1)
     assert refused["ok"] is False
-    assert refused["rule"].startswith("CRT-")
+    assert refused["rule"]
 
 
 def test_a_certificate_never_replaces_another_kind_of_file(space, tmp_path):
@@ -196,4 +198,4 @@ def test_every_report_has_the_shape_of_the_page(space):
 def test_a_backup_goes_to_a_new_path_only(space, tmp_path):
     assert space("backup", "a.db", "copy.db", "--json")["bytes"] == (tmp_path / "copy.db").stat().st_size
     assert space("status", "copy.db", "--json")["root"] == space("status", "a.db", "--json")["root"]
-    assert space("backup", "a.db", "copy.db", "--json", code=1)["error"]
+    assert space("backup", "a.db", "copy.db", "--json", code=2)["error"] == "usage"

@@ -1,6 +1,16 @@
 import pytest
 
-from klal.cli.csvfile import CsvReader, converter, match_columns, quoted, require_csv, to_integer, to_real, write_csv
+from klal.cli.csvfile import (
+    CsvReader,
+    converter,
+    match_columns,
+    quoted,
+    require_csv,
+    spelled,
+    to_integer,
+    to_real,
+    write_csv,
+)
 from klal.errors import RefusedError, StoreError, UsageError
 
 TABLE = [("id", "TEXT"), ("mass", "INTEGER"), ("bill", "REAL"), ("note", "TEXT")]
@@ -101,7 +111,8 @@ def test_a_table_without_a_column_that_could_be_a_key_is_given_one(write):
 
 
 def test_names_are_quoted_where_they_need_it():
-    assert [quoted(name) for name in ("bird", "a b", 'a"b', "1st")] == ["bird", '"a b"', '"a""b"', '"1st"']
+    assert [spelled(name) for name in ("bird", "a b", 'a"b', "1st")] == ["bird", '"a b"', '"a""b"', '"1st"']
+    assert quoted("order") == '"order"'
 
 
 def test_only_csv_is_taken(tmp_path):
