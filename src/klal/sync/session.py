@@ -91,14 +91,16 @@ class Ended:
 
 @dataclass(slots=True)
 class _Want:
-    """One span asked for, and how far the answer has come."""
+    """One span asked for, of headers or of payloads, and how far the answer has come."""
 
     span: Span
     begun: tuple[Begun, ...] = ()
+    is_payload: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
-        return (self.span.log_id, self.span.start, self.span.stop, self.begun)
+        # A member who has only joined is one header and one payload over the same span.
+        return (self.is_payload, self.span.log_id, self.span.start, self.span.stop, self.begun)
 
 
 @dataclass(slots=True)
@@ -389,7 +391,7 @@ class Session:
                 for start, end in _without(gap, refused):
                     begun = self._station.parts_begun(theirs.log_id, start, end)
                     lines = (Begun(theirs.log_id, part.seq, part.table_id, part.slice_count) for part in begun)
-                    yield _Want(Span(theirs.log_id, start, end), tuple(lines))
+                    yield _Want(Span(theirs.log_id, start, end), tuple(lines), is_payload=True)
 
     # Listening.
 
