@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -239,18 +239,15 @@ def _certificate(replica: Replica, epoch: int) -> Any:
         return None
 
 
-def _route(stage: Stage, calls: Sequence[str], *, then: Callable[[Team], None] | None = None) -> None:
-    """Sail from island to island, and show after every call how much each team has."""
+def _route(stage: Stage, calls: Sequence[str]) -> None:
+    """Sail from island to island, and show after every call how many of all changes each team has."""
     if not stage.out.as_json:
         stage.out.say()
-        stage.out.say(
-            Text("    " + "the ship calls at".ljust(20) + "".join(t.name.ljust(20) for t in stage.teams), "bold")
-        )
+        names = "".join(team.name.ljust(19) for team in stage.teams)
+        stage.out.say(Text("    " + "the ship calls at".ljust(19) + names.rstrip(), "bold"))
         stage.out.say(_bars(stage, "(before it sails)"))
     for name in calls:
         _call(stage, stage.team(name))
-        if then is not None:
-            then(stage.team(name))
         if not stage.out.as_json:
             stage.out.say(_bars(stage, name))
     if not stage.out.as_json:
@@ -268,11 +265,12 @@ def _bars(stage: Stage, label: str) -> Text:
                 item.change_count for item in replica.missing() if item.what == "payloads"
             )
             world.update(changes)
-    line = Text("    " + label.ljust(20))
+    line = Text("    " + label.ljust(19))
     for team in stage.teams:
         count = held[team.name]
         line.append_text(stage.bar(count, len(world), width=10))
-        line.append(f" {count}/{len(world)}".ljust(10))
+        line.append(f" {count}/{len(world)}".ljust(9))
+    line.rstrip()
     return line
 
 
@@ -347,6 +345,7 @@ def _found(stage: Stage) -> None:
     stage.tell(
         f"Biscoe began the space. One ticket of {sized(len(stage.ticket))} let the others join, offline;",
         "nobody has met anybody yet. The ship goes round once, and each hears of all.",
+        "After every call: how many of all changes that exist anywhere each team has.",
     )
     _route(stage, ["Biscoe", "Dream", "Torgersen", "Biscoe", "Dream"])
     for team in stage.teams:
@@ -363,7 +362,9 @@ def _season_2007(stage: Stage) -> None:
         birds, changes = entered[team.name]
         made.add_row(team.name, str(birds), str(changes), str(len(_rows(team))))
     stage.show(made)
-    stage.tell("Plain SQL, on each island's own file. Biscoe and Dream have finished; the ship sails.")
+    stage.tell(
+        "Plain SQL, on each island's own file. Biscoe and Dream say that they have", "finished, and the ship sails."
+    )
     _finish(stage.team("Biscoe"))
     _finish(stage.team("Dream"))
     _route(stage, ["Biscoe", "Dream"])
@@ -385,7 +386,7 @@ def _season_2007(stage: Stage) -> None:
             ),
         )
     )
-    stage.tell("Torgersen knows the outline of everything, and exactly which rows are not here:")
+    stage.tell("Torgersen has the outline of everything, and can name every row it lacks:")
     stage.show(render.missing(report))
     stage.facts["short_visit"] = {
         "headers": {"held": coverage.held, "known": coverage.known},
@@ -528,7 +529,7 @@ def _newcomer(stage: Stage) -> None:
         verified = replica.verify().to_json()
         hashes = [replica.close_epoch(n).certificate.hash.hex() for n in range(len(SEASONS))]
     require(_rows(archive) == _rows(stage.team("Torgersen")), "the newcomer has every row")
-    stage.tell("Archive joins with the same ticket, meets the ship once, and checks everything itself:")
+    stage.tell("Archive joins with the same ticket, meets the ship once, and checks it all:")
     stage.show(render.verified(verified))
     known = [item["hash"] for item in stage.facts["certificates"]]
     require(hashes == known, "the newcomer computes the very certificates the teams computed")
@@ -570,8 +571,8 @@ def _try_next(stage: Stage, seconds: float) -> None:
     team = stage.team("Dream")
     stage.heading(f"Done, in {seconds:.0f} seconds")
     stage.tell(
-        f"{stage.facts['penguins']} penguins, three seasons closed, one conflict listed and settled, two files lost",
-        "and brought back, nothing missing. The files are yours; you are Dream now. Try:",
+        f"{stage.facts['penguins']} penguins, three seasons closed, one conflict listed and settled, two files",
+        "lost and brought back, nothing missing. The files are yours, as Dream. Try:",
     )
     stage.out.say()
     stage.out.say(f"    {'set' if os.name == 'nt' else 'export'} KLAL_HOME={team.home}")
