@@ -41,6 +41,7 @@ from klal.store.checks import check_store
 from klal.store.copy import backup_to
 from klal.store.declare import words_of
 from klal.store.store import Store
+from klal.store.writer import Outcome as SqlOutcome
 from klal.survey import Survey
 from klal.sync.drive import Outcome, drive
 from klal.sync.station import Station
@@ -61,6 +62,7 @@ class Replica:
     def __init__(self, store: Store, connect: Connect) -> None:
         self._store = store
         self._connect = connect
+        self._is_in_block = False
 
     # -- identity ------------------------------------------------------------------------
 
@@ -129,20 +131,16 @@ class Replica:
             return Result(0, None, outcome.columns, outcome.rows)
         if plan not in ("write", "returning", "ddl"):
             return self._transact(plan, sql)
-        with self._step() as step:
-            if plan == "ddl":
-                writer.declare(sql)
-                return step.result(0)
-            outcome = writer.run(sql, parameters, gives_rows=plan == "returning")
-            return step.result(outcome.row_count, outcome.columns, outcome.rows)
+        if plan == "ddl":
+            return self._stepped(lambda: writer.declare(sql))
+        return self._stepped(lambda: writer.run(sql, parameters, gives_rows=plan == "returning"))
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Value] | Mapping[str, Value]]) -> Result:
         """Run one INSERT, UPDATE or DELETE for each row of parameters, as one change."""
         writer = self._store.writer
         if writer.plan(sql) not in ("write", "returning"):
             raise UsageError("executemany wants an INSERT, UPDATE or DELETE")
-        with self._step() as step:
-            return step.result(writer.run_many(sql, rows).row_count)
+        return self._stepped(lambda: writer.run_many(sql, rows))
 
     def insert_many(
         self, table: str, rows: Iterable[Sequence[Value] | Mapping[str, Value]], *, columns: Sequence[str] | None = None
@@ -157,10 +155,10 @@ class Replica:
         Raises:
             UsageError: A row of another shape, or one that breaks a constraint; nothing was inserted.
         """
-        with self._step() as step:
-            return step.result(
-                insert_many(self._store.connection, self._store.writer, self._table(table), rows, columns)
-            )
+        store = self._store
+        return self._stepped(
+            lambda: insert_many(store.connection, store.writer, store.catalog.named(table), rows, columns)
+        )
 
     def query(self, sql: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> Rows:
         """Return the rows of a SELECT.
@@ -179,7 +177,17 @@ class Replica:
         if self._store.in_transaction:
             raise UsageError("a transaction is open already; use SAVEPOINT inside it")
         with self._store.writing():
-            yield self
+            self._is_in_block = True
+            try:
+                yield self
+                self._check_block()
+            finally:
+                self._is_in_block = False
+
+    def _check_block(self) -> None:
+        """Refuse to go on in a transaction that a failed statement has ended (INSERT OR ROLLBACK, a full disk)."""
+        if self._is_in_block and not self._store.in_transaction:
+            raise UsageError("this transaction was rolled back by a statement that failed in it; nothing was stored")
 
     def tables(self) -> list[str]:
         """Return the names of the replicated tables, sorted."""
@@ -216,21 +224,24 @@ class Replica:
         store.writer.savepoint(sql, word)
         return nothing
 
-    @contextmanager
-    def _step(self) -> Iterator[_Step]:
-        """One statement: a transaction of its own, or part of the open one."""
+    def _stepped(self, work: Callable[[], SqlOutcome]) -> Result:
+        """Run one statement's work: in a transaction of its own, or as part of the open one."""
         store = self._store
-        step = _Step()
+        self._check_block()
         if store.in_transaction:
-            yield step
-            return
+            try:
+                outcome = work()
+            finally:
+                store.check_ended()
+            return Result(outcome.row_count, None, outcome.columns, outcome.rows)
         store.begin()
         try:
-            yield step
+            outcome = work()
         except BaseException:
             store.rollback()
             raise
-        step.finish(self._change_id(store.commit()))
+        change = self._change_id(store.commit())
+        return Result(outcome.row_count, change, outcome.columns, outcome.rows)
 
     def _change_id(self, change: ChangeRef | None) -> ChangeId | None:
         return None if change is None else ChangeId(self._store.history.logs[change.log].log_id, change.seq)
@@ -287,6 +298,8 @@ class Replica:
         Args:
             use_count_max: How many members it is meant for; over-use is listed, not refused.
         """
+        if self._store.in_transaction:
+            raise UsageError("invite cannot run inside a transaction")
         if not 1 <= use_count_max < 1 << 31:
             raise UsageError(f"use_count_max is {use_count_max}, want at least 1")
         return self._store.invite(use_count_max)
@@ -396,29 +409,14 @@ class Replica:
 
         Whoever opens the copy with a member's key writes to it as a log of its own.
         """
+        if self._store.in_transaction:
+            raise UsageError("backup cannot run inside a transaction")
         told = None if progress is None else lambda done, total: progress(Progress("backup", done, total))
         self._store.seal()
         backup_to(self._store.connection, Path(to), told)
 
     def __repr__(self) -> str:
         return f"<klal.Replica {str(self.path)!r} of {self.space_name!r}, member {self.member_name!r}>"
-
-
-class _Step:
-    """The result of one statement, completed with its change once that is committed."""
-
-    def __init__(self) -> None:
-        self._result: Result | None = None
-
-    def result(
-        self, row_count: int, columns: tuple[str, ...] = (), rows: list[tuple[Value, ...]] | None = None
-    ) -> Result:
-        self._result = Result(row_count, None, columns, rows or [])
-        return self._result
-
-    def finish(self, change: ChangeId | None) -> None:
-        if self._result is not None and change is not None:
-            object.__setattr__(self._result, "change", change)
 
 
 def _traffic(parts: Iterable[Any]) -> Traffic:

@@ -6,9 +6,9 @@ Shapes are public: keys may be added, none is ever renamed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from klal.errors import UsageError
 from klal.model.certificate import Certificate
@@ -16,8 +16,7 @@ from klal.model.codec import HASH_SIZE
 from klal.model.schema import Key, Value
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ChangeId:
+class ChangeId(NamedTuple):
     """A change by its log and number, the same on every replica."""
 
     log_id: bytes
@@ -70,8 +69,7 @@ def _escape(value: object) -> str:
     return str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What a statement did.
 
     Shape:
@@ -82,7 +80,7 @@ class Result:
     row_count: int
     change: ChangeId | None
     columns: tuple[str, ...] = ()
-    rows: list[tuple[Value, ...]] = field(default_factory=list)
+    rows: Sequence[tuple[Value, ...]] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {"row_count": self.row_count, "change": None if self.change is None else str(self.change)}

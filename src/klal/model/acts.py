@@ -77,11 +77,12 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     signature: bytes
 
     def check(self, space_id: bytes) -> None:
-        """Return if the inviter signed it.
+        """Return if its fields are in bounds and the inviter signed it.
 
         Raises:
-            SignatureError: MEM-2.
+            MalformedError: ACT-2. SignatureError: MEM-2.
         """
+        _check_invitation(self)
         uses = self.use_count_max.to_bytes(4, "big")
         check_signature(self.inviter, self.signature, "invitation", _INVITE_TAG, space_id, self.ticket_id, uses)
 

@@ -13,8 +13,10 @@ Source:
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import NamedTuple
 
 from klal.errors import MalformedError
 from klal.model.codec import (
@@ -38,8 +40,7 @@ _FIXED = struct.Struct(">BBBBIQQ32s32s")
 _PART = struct.Struct(">16s32sQI")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """What a header commits to, per table: the payload's root and sizes.
 
     Shape:
@@ -79,20 +80,15 @@ class Header:
 
     def encode(self) -> bytes:
         """Return the one byte form of this header."""
-        clock = self.unix_ms << 16 | self.counter
-        fixed = _FIXED.pack(
-            HEADER_VERSION,
-            len(self.past),
-            len(self.parts),
-            0,
-            self.epoch,
+        return encode_header(
             self.seq,
-            clock,
+            self.epoch,
+            self.unix_ms << 16 | self.counter,
             self.backlink,
             self.certificate,
+            self.past,
+            self.parts,
         )
-        parts = [_PART.pack(part.table_id, part.root, part.size, part.row_count) for part in self.parts]
-        return b"".join((fixed, *self.past, *parts))
 
     @staticmethod
     def decode(data: bytes) -> Header:
@@ -130,6 +126,24 @@ class Header:
     def payload_size(self) -> int:
         """Bytes of all parts together."""
         return sum(part.size for part in self.parts)
+
+
+def encode_header(
+    seq: int,
+    epoch: int,
+    clock: int,
+    backlink: bytes,
+    certificate: bytes,
+    past: Sequence[bytes],
+    parts: Sequence[Part],
+) -> bytes:
+    """Return the bytes of a header from its fields; a commit makes no Header to throw away.
+
+    Args:
+        clock: unix_ms << 16 | counter.
+    """
+    fixed = _FIXED.pack(HEADER_VERSION, len(past), len(parts), 0, epoch, seq, clock, backlink, certificate)
+    return b"".join((fixed, *past, *[_PART.pack(*part) for part in parts]))
 
 
 def header_hash(space_id: bytes, data: bytes) -> bytes:

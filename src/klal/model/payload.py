@@ -14,11 +14,11 @@ Source:
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -60,8 +60,7 @@ class Kind(IntEnum):
     DELETE = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """Writes of one kind over one set of columns.
 
     Shape:
@@ -108,6 +107,20 @@ def encode_segment(segment: Segment) -> bytes:
         len(values_stored),
     )
     return b"".join((head, *segment.columns, keys_stored, values_stored))
+
+
+def encode_insert(columns: Sequence[bytes], key: Sequence[Value], values: Sequence[Value]) -> bytes:
+    """Return the segment of one inserted row in its first life.
+
+    Law: equal to `encode_segment` of the same row; it only makes fewer objects on the way.
+    """
+    keys = _encode([[value] for value in key])
+    cells = _encode([[value] for value in values])
+    if len(keys) >= _COMPRESS_MIN_SIZE or len(cells) >= _COMPRESS_MIN_SIZE:
+        return encode_segment(Segment(Kind.INSERT, tuple(columns), [tuple(key)], [[value] for value in values]))
+    keys_size, cells_size = len(keys), len(cells)
+    head = _SEGMENT.pack(Kind.INSERT, 0, len(columns), 1, keys_size, keys_size, cells_size, cells_size)
+    return b"".join((head, *columns, keys, cells))
 
 
 def decode_segments(part: bytes) -> Iterator[Segment]:
@@ -173,14 +186,24 @@ def _decode_section(stored: bytes, plain_size: int, row_count: int, *, compresse
     for column in columns:
         if len(column) != row_count:
             raise MalformedError(f"column has {len(column)} values, want {row_count}", rule="PAY-5")
-        for kind in set(map(type, column)):
+        kinds = set(map(type, column))
+        for kind in kinds:
             if kind not in _VALUE_TYPES:
                 raise MalformedError(f"column has a value of type {kind.__name__}", rule="PAY-5")
-            if kind is int and any(type(value) is int and not -(1 << 63) <= value < 1 << 63 for value in column):
+            if kind is int and not _are_64_bits(column, kinds):
                 raise MalformedError("column has an integer beyond 64 bits", rule="PAY-5")
-            if kind is float and any(value != value for value in column):  # noqa: PLR0124 - NaN alone differs from itself
+            if kind is float and any(map(math.isnan, _only(float, column, kinds))):
                 raise MalformedError("column has a NaN, which SQLite cannot hold", rule="PAY-5")
     return columns
+
+
+def _only(kind: type, column: list[Any], kinds: set[type]) -> list[Any]:
+    return column if kinds == {kind} else [value for value in column if type(value) is kind]
+
+
+def _are_64_bits(column: list[Value], kinds: set[type]) -> bool:
+    numbers: list[int] = _only(int, column, kinds)
+    return -(1 << 63) <= min(numbers) <= max(numbers) < 1 << 63
 
 
 def slices_of(part: bytes) -> Iterable[bytes]:

@@ -10,6 +10,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -32,6 +33,10 @@ Key = tuple[Value, ...]
 # travels is the value, so they need not be deterministic.
 DEFAULT_FUNCTIONS = ("klal_id", "current_timestamp", "current_date", "current_time")
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*(\([0-9]+(, ?[0-9]+)?\))?|")
+# Words that would end the type and begin a constraint.
+_NOT_TYPE_WORDS = frozenset(
+    "AS CHECK COLLATE CONSTRAINT DEFAULT FOREIGN GENERATED KEY NOT NULL ON PRIMARY REFERENCES UNIQUE".split()
+)
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
 
 
@@ -92,12 +97,13 @@ def check_column(column: Column) -> None:
     """
     if not 0 < len(column.name) <= NAME_LENGTH_MAX or "\0" in column.name:
         raise MalformedError(f"column name {column.name!r:.40} is not usable", rule="SCH-4")
-    if not column.type.isascii() or not _TYPE.fullmatch(column.type):
+    is_type = column.type.isascii() and _TYPE.fullmatch(column.type) is not None
+    if not is_type or not _NOT_TYPE_WORDS.isdisjoint(column.type.upper().split()):
         raise MalformedError(f"type {column.type!r:.40} of column {column.name!r:.40} is not allowed", rule="SCH-4")
     if column.collation not in _COLLATIONS:
         raise MalformedError(f"collation {column.collation!r:.40} is not allowed", rule="SCH-4")
     default = column.default
-    if default is not None and type(default.literal) not in (type(None), int, float, str, bytes):
+    if default is not None and not _is_storable(default.literal):
         raise MalformedError(f"default of column {column.name!r:.40} is no SQL value", rule="SCH-4")
     if (
         default is not None
@@ -105,6 +111,14 @@ def check_column(column: Column) -> None:
         and (default.function not in DEFAULT_FUNCTIONS or default.literal is not None)
     ):
         raise MalformedError(f"default function {default.function!r:.40} is not allowed", rule="SCH-4")
+
+
+def _is_storable(literal: Any) -> bool:
+    if type(literal) is int:
+        return -(1 << 63) <= literal < 1 << 63
+    if type(literal) is float:
+        return not math.isnan(literal)
+    return type(literal) in (type(None), str, bytes)
 
 
 def check_definition(definition: TableDefinition) -> None:

@@ -238,11 +238,10 @@ class Applier:
     ) -> None:
         if segment.kind is Kind.DELETE:
             slow = set(segment.keys)  # A delete keeps an image, so each row is read anyway.
-        fast = [row for row, key in enumerate(segment.keys) if key not in slow]
+        fast = [row for row, key in enumerate(segment.keys) if key not in slow] if slow else range(len(segment.keys))
         if fast and not self._write_blind(table, columns, segment, fast):
-            fast = []
             slow = set(segment.keys)
-        for row, key in enumerate(segment.keys):
+        for row, key in enumerate(segment.keys if slow else ()):
             if key in slow:
                 cells = {column: values[row] for column, values in zip(segment.columns, segment.values, strict=True)}
                 write = Write(ref, order, segment.kind, segment.life(row), cells)
@@ -254,7 +253,9 @@ class Applier:
                 except apsw.ConstraintError as error:
                     raise MalformedError(f"row does not fit its table: {error}", rule="APP-4") from error
 
-    def _write_blind(self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: list[int]) -> bool:
+    def _write_blind(
+        self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: Sequence[int]
+    ) -> bool:
         """Write rows that nothing here can conflict with; False, and nothing written, if they do not fit.
 
         Not fitting means a faulty writer: an INSERT of a row that its own past holds, or
@@ -276,13 +277,17 @@ class Applier:
         self._connection.execute("RELEASE klal_blind")
         return fits
 
-    def _insert_blind(self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: list[int]) -> None:
+    def _insert_blind(
+        self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: Sequence[int]
+    ) -> None:
         lists = [*zip(*segment.keys, strict=True), *segment.values]
         if len(fast) != len(segment.keys):
             lists = [[values[row] for row in fast] for values in lists]
         insert_rows(self._connection, table, columns, list(zip(*lists, strict=True)))
 
-    def _update_blind(self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: list[int]) -> None:
+    def _update_blind(
+        self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: Sequence[int]
+    ) -> None:
         if not columns:
             raise MalformedError("update writes no column", rule="PAY-4")
         # Sorted by key: neighbours share pages, which halves the time of a large batch.
@@ -325,15 +330,16 @@ def _columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
         columns = tuple(table.by_id[column_id] for column_id in segment.columns)
     except KeyError as error:
         raise MalformedError(f"segment writes an unknown column of {table.name!r:.40}", rule="APP-3") from error
-    if any(len(key) != len(table.key) or None in key for key in segment.keys):
+    key_columns = list(zip(*segment.keys, strict=True))
+    if len(key_columns) != len(table.key) or any(None in values for values in key_columns):
         raise MalformedError(f"segment has a key that does not fit {table.name!r:.40}", rule="APP-3")
     for info, values in zip(columns, segment.values, strict=True):
         kinds = set(map(type, values))
         if info.column.not_null and type(None) in kinds:
             raise MalformedError(f"column {info.name!r:.40} is NOT NULL", rule="APP-4")
         _check_strict(table, info, kinds)
-    for position, info in enumerate(table.key):
-        _check_strict(table, info, {type(key[position]) for key in segment.keys})
+    for info, key_values in zip(table.key, key_columns, strict=True):
+        _check_strict(table, info, set(map(type, key_values)))
     return columns
 
 

@@ -21,11 +21,11 @@ from klal.model.codec import SEGMENT_ROW_COUNT_MAX
 from klal.model.payload import encode_segment
 from klal.model.schema import Value
 from klal.store.apply import insert_rows
-from klal.store.capture import Row, segment_of_rows
+from klal.store.capture import Row, segment_of_columns
 from klal.store.catalog import ColumnInfo, Table
 from klal.store.file import translate
 from klal.store.sql import Connection
-from klal.store.writer import Writer, paused
+from klal.store.writer import Outcome, Writer, paused
 
 _PLAIN: dict[str, set[type]] = {
     # Types that a column of this affinity stores as they are.
@@ -43,8 +43,8 @@ def insert_many(
     table: Table,
     rows: Iterable[Sequence[Value] | Mapping[str, Value]],
     columns: Sequence[str] | None,
-) -> int:
-    """Insert rows into `table` inside the running transaction, and return how many.
+) -> Outcome:
+    """Insert rows into `table` inside the running transaction.
 
     Raises:
         UsageError: A row of another shape, or one that breaks a constraint; nothing was inserted.
@@ -77,25 +77,32 @@ def insert_many(
         if enabled:
             gc.enable()
     connection.execute("RELEASE klal_bulk")
-    return total
+    return Outcome(total, (), [])
 
 
 def _insert_batch(connection: Connection, writer: Writer, table: Table, batch: list[Row]) -> None:
     lists = list(zip(*batch, strict=True))
-    stored = [_as_stored(affinity, values) for affinity, values in zip(table.affinities, lists, strict=True)]
-    if any(values is None for values in stored):
+    stored = [
+        values
+        for affinity, given in zip(table.affinities, lists, strict=True)
+        if (values := _as_stored(affinity, given)) is not None
+    ]
+    if len(stored) < len(lists):
         # Some value is converted by rules that are SQLite's own; let it, and see what came out.
         writer.run_many(table.insert_in_order, batch)
         return
-    rows = list(zip(*stored, strict=True))
+    is_as_given = all(values is given for values, given in zip(stored, lists, strict=True))
+    rows = batch if is_as_given else list(zip(*stored, strict=True))
     with paused(writer.capture):
-        ordered = [*(stored[p] for p in table.key_positions), *(stored[p] for p in table.value_positions)]
-        insert_rows(connection, table, table.values, list(zip(*ordered, strict=True)))
+        positions = (*table.key_positions, *table.value_positions)
+        is_in_order = positions == tuple(range(len(positions)))
+        ordered = rows if is_in_order else list(zip(*(stored[p] for p in positions), strict=True))
+        insert_rows(connection, table, table.values, ordered)
     capture = writer.capture.of(table)
     if capture.is_mixed:
         capture.events.extend((None, row) for row in rows)
     else:
-        capture.add_spilled(encode_segment(segment_of_rows(table, rows)), len(rows))
+        capture.add_spilled(encode_segment(segment_of_columns(table, stored)), len(rows))
 
 
 def _as_stored(affinity: str, values: Sequence[Value]) -> Sequence[Value] | None:
@@ -131,11 +138,11 @@ def _shape(
     done: int,
 ) -> list[Row]:
     infos = {info.name.casefold(): info for info in table.columns}
-    if columns is None and all(type(row) is tuple for row in batch):
+    if columns is None and set(map(type, batch)) == {tuple}:
         width = len(table.columns)
-        for number, row in enumerate(batch):
-            if len(row) != width:
-                raise UsageError(f"row {done + number} has {len(row)} values, table {table.name} has {width} columns")
+        if set(map(len, batch)) != {width}:
+            number, row = next((number, row) for number, row in enumerate(batch) if len(row) != width)
+            raise UsageError(f"row {done + number} has {len(row)} values, table {table.name} has {width} columns")
         return batch  # type: ignore[return-value]
     shaped = []
     for number, row in enumerate(batch):

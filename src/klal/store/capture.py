@@ -21,7 +21,7 @@ import apsw
 
 from klal.errors import UsageError
 from klal.model.codec import SALT_SIZE, SEGMENT_ROW_COUNT_MAX
-from klal.model.payload import Kind, Segment, decode_segments, encode_segment
+from klal.model.payload import Kind, Segment, decode_segments, encode_insert, encode_segment
 from klal.model.schema import Key, Value
 from klal.rules.merge import same
 from klal.store.catalog import ColumnInfo, Table
@@ -61,15 +61,6 @@ class TableCapture:
         self.spilled_count = 0
         self.events: list[tuple[Row | None, Row | None]] = []
 
-    def see_insert(self, row: Row) -> None:
-        if self.is_mixed:
-            self.events.append((None, row))
-            return
-        self.inserted.append(row)
-        if len(self.inserted) >= SEGMENT_ROW_COUNT_MAX:
-            self.spill(self.inserted)
-            self.inserted = []
-
     def see_other(self, old: Row | None, new: Row | None) -> None:
         if not self.is_mixed:
             self.mix()
@@ -77,7 +68,7 @@ class TableCapture:
 
     def spill(self, rows: Sequence[Row]) -> None:
         """Keep inserted rows as encoded bytes."""
-        self.add_spilled(encode_segment(segment_of_rows(self.table, rows)), len(rows))
+        self.add_spilled(encode_inserts(self.table, rows), len(rows))
 
     def add_spilled(self, encoded: bytes, row_count: int) -> None:
         """Keep inserts that are encoded already."""
@@ -102,6 +93,7 @@ class Capture:
         self._table_of = table_of
         self._tables: dict[str, TableCapture | None] = {}
         self.is_dirty = False
+        self.is_spoiled = False
 
     def start(self) -> None:
         """Begin to see row writes."""
@@ -115,6 +107,7 @@ class Capture:
         """Forget the transaction."""
         self._tables.clear()
         self.is_dirty = False
+        self.is_spoiled = False
 
     @property
     def is_empty(self) -> bool:
@@ -131,11 +124,20 @@ class Capture:
             seen = self._tables[name] = None if table is None else TableCapture(table)
         if seen is None:
             return
-        op = update.op
-        if op == "INSERT":
-            seen.see_insert(update.new)  # type: ignore[arg-type]
-        else:
-            seen.see_other(update.old, None if op == "DELETE" else update.new)
+        try:
+            if update.opcode == apsw.SQLITE_INSERT and not seen.is_mixed:
+                # Written out here, not in a method: this runs once for every row of a bulk INSERT.
+                inserted = seen.inserted
+                inserted.append(update.new)  # type: ignore[arg-type]
+                if len(inserted) >= SEGMENT_ROW_COUNT_MAX:
+                    seen.spill(inserted)
+                    seen.inserted = []
+            else:
+                seen.see_other(update.old, update.new)
+        except BaseException:
+            # The statement fails, and yet SQLite writes this row: it must not be committed.
+            self.is_spoiled = True
+            raise
 
     def of(self, table: Table) -> TableCapture:
         """Return the capture of one table, for rows that are written without the hook."""
@@ -158,6 +160,13 @@ class Capture:
         """Return what was seen, per replicated table, in the order of table ids."""
         seen = [capture for capture in self._tables.values() if capture is not None]
         return sorted(seen, key=lambda capture: capture.table.table_id)
+
+    def only_inserts(self) -> TableCapture | None:
+        """Return the one table that was written, if that was by plain inserts alone."""
+        if self.is_dirty:
+            return None
+        seen = [capture for capture in self._tables.values() if capture is not None]
+        return seen[0] if len(seen) == 1 and not seen[0].is_mixed else None
 
     def net(self) -> Iterator[tuple[Table, Net]]:
         """Yield what the transaction did, per table, in the order of table ids."""
@@ -236,7 +245,15 @@ def segment_of_rows(table: Table, rows: Sequence[Row]) -> Segment:
     Raises:
         UsageError: A key that cannot name a row.
     """
-    columns = list(zip(*rows, strict=True))
+    return segment_of_columns(table, list(zip(*rows, strict=True)))
+
+
+def segment_of_columns(table: Table, columns: Sequence[Sequence[Value]]) -> Segment:
+    """Return an INSERT segment of columns in physical order.
+
+    Raises:
+        UsageError: A key that cannot name a row.
+    """
     keys = list(zip(*(columns[position] for position in table.key_positions), strict=True))
     for info, position in zip(table.key, table.key_positions, strict=True):
         if None in columns[position] or "BLOB" in info.column.type:
@@ -244,6 +261,17 @@ def segment_of_rows(table: Table, rows: Sequence[Row]) -> Segment:
                 _checked(table, key)
     values = [columns[position] for position in table.value_positions]
     return Segment(Kind.INSERT, tuple(info.column_id for info in table.values), keys, values)
+
+
+def encode_inserts(table: Table, rows: Sequence[Row]) -> bytes:
+    """Return an encoded INSERT segment; a single row, the commonest change, takes a short way."""
+    if len(rows) > 1:
+        return encode_segment(segment_of_rows(table, rows))
+    row = rows[0]
+    key = [row[position] for position in table.key_positions]
+    if None in key or table.has_blob_key:
+        _checked(table, tuple(key))
+    return encode_insert(table.value_ids, key, [row[position] for position in table.value_positions])
 
 
 def rows_of_segment(table: Table, segment: Segment) -> Iterator[Row]:

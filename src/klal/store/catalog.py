@@ -72,6 +72,16 @@ class Table:
         return tuple(index for index, column in enumerate(self.columns) if not column.is_key)
 
     @cached_property
+    def value_ids(self) -> tuple[bytes, ...]:
+        """Ids of the value columns."""
+        return tuple(column.column_id for column in self.values)
+
+    @cached_property
+    def has_blob_key(self) -> bool:
+        """True when a key column is declared BLOB, where numbers are not allowed."""
+        return any("BLOB" in column.column.type for column in self.key)
+
+    @cached_property
     def affinities(self) -> tuple[str, ...]:
         """Affinity of each of `columns`."""
         return tuple(affinity_of(column.column.type) for column in self.columns)

@@ -60,7 +60,7 @@ def is_blank(sql: str) -> bool:
 
 def savepoint_name(sql: str) -> str:
     """Return the name that a SAVEPOINT, RELEASE or ROLLBACK TO ends with, folded."""
-    tokens = [token for token in _TOKENS.findall(sql) if not token.startswith(("--", "/*"))]
+    tokens: list[str] = [token for token in _TOKENS.findall(sql) if not token.startswith(("--", "/*"))]
     return tokens[-1].strip("\"'`[]").casefold()
 
 

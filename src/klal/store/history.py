@@ -207,20 +207,31 @@ class History:
 
     def lines(self, log: Log, start: int, stop: int) -> Iterator[Stored]:
         """Yield the changes [start, stop) of a log, in order."""
+        for lsn, count in self._spans(log, start, stop):
+            rows = self._connection.execute(
+                "SELECT lsn, state, order_stamp, header, payload FROM klal_change"
+                " WHERE lsn BETWEEN ? AND ? ORDER BY lsn",
+                (lsn, lsn + count - 1),
+            )
+            for row in rows:
+                yield Stored(*row)
+
+    def _spans(self, log: Log, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return where the changes [start, stop) of a log lie: (first lsn, how many)."""
+        if start >= stop:
+            return []
         spans = self._connection.execute(
-            "SELECT lsn, seq FROM klal_span WHERE log = ? AND seq < ? ORDER BY seq", (log.log, stop)
+            "SELECT lsn, seq FROM klal_span WHERE log = ? AND seq < ? AND seq >= coalesce("
+            "(SELECT max(seq) FROM klal_span WHERE log = ? AND seq <= ?), 0) ORDER BY seq",
+            (log.log, stop, log.log, start),
         ).fetchall()
         ends = [seq for _, seq in spans[1:]] + [log.length]
+        found = []
         for (lsn, seq), end in zip(spans, ends, strict=True):
             first, last = max(seq, start), min(end, stop)
             if first < last:
-                rows = self._connection.execute(
-                    "SELECT lsn, state, order_stamp, header, payload FROM klal_change"
-                    " WHERE lsn BETWEEN ? AND ? ORDER BY lsn",
-                    (lsn + first - seq, lsn + last - seq - 1),
-                )
-                for row in rows:
-                    yield Stored(*row)
+                found.append((lsn + first - seq, last - first))
+        return found
 
     def set_state(self, lsn: int, state: int, stamp: int) -> None:
         """Write what became of a change."""
@@ -240,13 +251,25 @@ class History:
 
         Own headers are indexed when they are sealed: nobody can name one that never left.
         """
-        prefix = int.from_bytes(hashed[:8], "big", signed=True)
-        self._connection.execute("INSERT OR IGNORE INTO klal_hash VALUES(?,?)", (prefix, lsn))
+        self._connection.execute("INSERT OR IGNORE INTO klal_hash VALUES(?,?)", (_prefix(hashed), lsn))
+
+    def index_hashes(self, log: Log, start: int) -> None:
+        """Make the headers of a log from `start` on findable by their hashes."""
+        spans = self._spans(log, start, log.length)
+        for lsn, count in spans:
+            rows = self._connection.execute(
+                "SELECT lsn, header FROM klal_change WHERE lsn BETWEEN ? AND ?", (lsn, lsn + count - 1)
+            ).fetchall()
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO klal_hash VALUES(?,?)",
+                [(_prefix(header_hash(self.space_id, data)), at) for at, data in rows],
+            )
 
     def find(self, hashed: bytes) -> ChangeRef | None:
         """Return the change whose header hashes to this, or None if it is not here."""
-        prefix = int.from_bytes(hashed[:8], "big", signed=True)
-        for (lsn,) in self._connection.execute("SELECT lsn FROM klal_hash WHERE prefix = ?", (prefix,)).fetchall():
+        for (lsn,) in self._connection.execute(
+            "SELECT lsn FROM klal_hash WHERE prefix = ?", (_prefix(hashed),)
+        ).fetchall():
             data = self._connection.execute("SELECT header FROM klal_change WHERE lsn = ?", (lsn,)).get
             if data is not None and header_hash(self.space_id, data) == hashed:
                 return self.ref_of(lsn)
@@ -371,6 +394,10 @@ class History:
             Seal(log.log_id, length, self.hash_at(ChangeRef(log.log, length - 1)), signature)
             for length, signature in rows
         ]
+
+
+def _prefix(hashed: bytes) -> int:
+    return int.from_bytes(hashed[:8], "big", signed=True)
 
 
 assert HASH_SIZE >= 8, "the index of hashes keeps eight bytes of each"

@@ -254,6 +254,11 @@ class Store:
         self._set_synchronous("normal")
         self.refresh()
 
+    def check_ended(self) -> None:
+        """Notice that SQLite ended the running transaction by itself, as INSERT OR ROLLBACK does."""
+        if self.in_transaction and not self.connection.in_transaction:
+            self.rollback()
+
     def _undo(self) -> None:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK -- klal")
@@ -302,10 +307,12 @@ class Store:
         if old is not None and old.log.member_id == self.member_id:
             # Whatever the copied or restored file holds unsealed is work too.
             self._seal()
+            self.history.index_hashes(old.log, self.indexed_length(old.log))
         incarnation = self._world.entropy.token(INCARNATION_SIZE)
         log_id = log_id_of(self.space_id, self.member_id, incarnation)
         log = self.history.add_log(log_id, self.member_id, incarnation)
         self._set_meta("own_log", log.log)
+        self._set_meta("indexed_length", 0)
         self.intake.own_log = log.log
         self.intake.own_log_grew = False
         self._load_own(log)
@@ -313,7 +320,7 @@ class Store:
     # -- seals and receipts --------------------------------------------------------------
 
     def _seal(self) -> None:
-        """Sign the own log up to here, and make its headers findable by hash (SEA-1)."""
+        """Sign the own log up to here (SEA-1)."""
         own = self.writer.own
         assert own is not None
         assert self.identity is not None
@@ -322,19 +329,24 @@ class Store:
         if not log.length or sealed == log.length:
             return
         self.history.add_seal(log, make_seal(self.identity.key, self.space_id, log.log_id, log.length, log.head_hash))
-        for stored in self.history.lines(log, sealed, log.length):
-            self.history.index_hash(self.history.hash_at(ChangeRef(log.log, stored.header.seq)), stored.lsn)
         self.history.save_log(log)
+
+    def indexed_length(self, log: Log) -> int:
+        """Return how much of a log can be found by hash; of the own one, what has left or is about to."""
+        return self._meta("indexed_length") or 0 if log.log == self._meta("own_log") else log.length
 
     def seal(self) -> None:
         """Seal the own log durably, as must be done before bytes leave this file."""
         own = self.writer.own
         if self.identity is None or own is None or not own.log.length or own.log.member_id != self.member_id:
             return
-        if self.history.sealed_length(own.log) == own.log.length:
+        if self.history.sealed_length(own.log) == own.log.length and self.indexed_length(own.log) == own.log.length:
             return
         with self.writing(durable=True):
             self._seal()
+            # Now that they leave, others may name these headers by hash.
+            self.history.index_hashes(own.log, self.indexed_length(own.log))
+            self._set_meta("indexed_length", own.log.length)
         if self._is_fenced:
             self._home.save_fence(self.space_id, own.log.log_id, self._fence(str(self._meta("fence"))))
 

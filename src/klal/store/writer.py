@@ -13,23 +13,31 @@ import base64
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
 from klal.errors import RefusedError, UsageError
 from klal.model.acts import Act, AddColumn, CreateTable, encode_acts
 from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE
-from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header, Part, header_hash
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Part, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
 from klal.model.schema import Key, Value, check_definition
 from klal.ports import Clock, Entropy
 from klal.rules.merge import ChangeRef
 from klal.rules.order import OrderKey, draw_of, order_stamp
 from klal.store.apply import Applier, order_bytes
-from klal.store.capture import Capture, Net, segments_of_deletes, segments_of_inserts, segments_of_updates
+from klal.store.capture import (
+    Capture,
+    Net,
+    TableCapture,
+    encode_inserts,
+    segments_of_deletes,
+    segments_of_inserts,
+    segments_of_updates,
+)
 from klal.store.catalog import Catalog, Table, check_addable
-from klal.store.declare import added_column, created_table, first_word, words_of
+from klal.store.declare import added_column, created_table, first_word, is_blank, savepoint_name, words_of
 from klal.store.file import allow_klal_id, translate
 from klal.store.history import INLINE_SIZE_MAX, STATE_APPLIED, History, Log
 from klal.store.rows import Rows
@@ -37,6 +45,7 @@ from klal.store.sql import Connection
 
 _UNNAMED_ORDER = b"\xff" * 72  # Sorts after every real order key; replaced when the change has one.
 _COUNTER_MAX = 0xFFFF
+_DEPTH_MAX = 1 << 30  # More savepoints than can be open at once.
 _ID_SIZE = 16
 
 _READ_WORDS = {"SELECT", "VALUES", "EXPLAIN", "WITH", "PRAGMA"}
@@ -53,8 +62,7 @@ _READABLE_PRAGMAS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What one statement did: rows it gave, rows it changed, and the change it made, if any."""
 
     row_count: int
@@ -97,7 +105,10 @@ class Writer:
         self._path = path
         self._acts: list[Act] = []
         self._savepoints: list[tuple[str, int]] = []
+        self._spoiled_depth = _DEPTH_MAX
         self._is_user = False
+        self._salts = b""
+        self._salt_at = 0
         self._plans: dict[str, str] = {}
         self.capture = Capture(connection, lambda name: catalog.by_name.get(name.casefold()))
         self.own: Session | None = None
@@ -126,6 +137,8 @@ class Writer:
 
     def _plan(self, sql: str) -> str:
         word = first_word(sql)
+        if word and ";" in sql.rstrip("; \t\r\n"):
+            self._check_single(sql)
         if word in _TRANSACTION_WORDS:
             return word
         if word in ("CREATE", "ALTER"):
@@ -141,21 +154,38 @@ class Writer:
         return "returning" if "RETURNING" in words_of(sql) else "write"
 
     def _is_readonly(self, sql: str) -> bool:
-        readonly: list[bool] = []
+        return self._prepared(sql)[1]
 
-        def trace(cursor: apsw.Cursor, _statement: str, _bindings: object) -> bool:
-            readonly.append(cursor.is_readonly)
+    def _check_single(self, sql: str) -> None:
+        """Refuse a second statement: it would run under the first one's plan (T38).
+
+        Raises:
+            UsageError: There is one.
+        """
+        first, _ = self._prepared(sql)
+        if not is_blank(sql[len(first) :]):
+            raise UsageError("want one SQL statement at a time, found more after the first")
+
+    def _prepared(self, sql: str) -> tuple[str, bool]:
+        """Return the text of the first statement of `sql`, and whether it only reads; nothing runs."""
+        seen: list[tuple[str, bool]] = []
+
+        def trace(cursor: apsw.Cursor, statement: str, _bindings: object) -> bool:
+            seen.append((statement, cursor.is_readonly))
             return False
 
         cursor = self._connection.cursor()
         cursor.exec_trace = trace
         try:
-            cursor.execute(sql)
+            # Null for every parameter: the caller's are bound when the statement runs.
+            cursor.execute(sql, apsw._null_bindings)  # type: ignore[attr-defined] # noqa: SLF001 - as apsw.ext does
         except apsw.ExecTraceAbort:
             pass
         except apsw.Error as error:
             raise translate(error, self._path) from error
-        return bool(readonly) and readonly[0]
+        except UnicodeError as error:
+            raise UsageError(f"a text is not valid Unicode, so it cannot travel: {error}") from error
+        return seen[0] if seen else (sql, False)
 
     def run(self, sql: str, bindings: Any, *, gives_rows: bool = True) -> Outcome:
         """Run one read or write statement of the user's inside the running transaction.
@@ -169,15 +199,28 @@ class Writer:
             columns.append(tuple(name for name, *_ in cursor.get_description()))
             return True
 
+        if not gives_rows:
+            return self._run_quietly(sql, bindings)
         with self._running() as before:
-            if gives_rows:
-                cursor = self._connection.cursor()
-                # Asked before the first step: a finished statement no longer knows its columns.
-                cursor.exec_trace = name_columns
-                rows = cursor.execute(sql, bindings).fetchall()
-            else:
-                rows = self._connection.execute(sql, bindings).fetchall()
+            cursor = self._connection.cursor()
+            # Asked before the first step: a finished statement no longer knows its columns.
+            cursor.exec_trace = name_columns
+            rows = cursor.execute(sql, bindings).fetchall()
             return Outcome(self._connection.total_changes() - before, columns[-1] if columns else (), rows)
+
+    def _run_quietly(self, sql: str, bindings: Any) -> Outcome:
+        """Run a statement that gives no rows: the path of single-row commits, kept short."""
+        connection = self._connection
+        before = connection.total_changes()
+        self._is_user = True
+        try:
+            connection.execute(sql, bindings)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._is_user = False
+        return Outcome(connection.total_changes() - before, (), [])
 
     def run_many(self, sql: str, rows: Iterable[Any]) -> Outcome:
         """Run one statement for each row of bindings."""
@@ -192,17 +235,23 @@ class Writer:
         try:
             yield self._connection.total_changes()
         except BaseException as error:
-            # A statement that failed half-way leaves events of rows that are not there.
-            self.capture.is_dirty = True
-            if isinstance(error, apsw.Error):
-                raise translate(error, self._path) from error
-            if isinstance(error, UnicodeError):
-                raise UsageError(f"a text is not valid Unicode, so it cannot travel: {error}") from error
-            if isinstance(error, TypeError | OverflowError):
-                raise UsageError(f"a value cannot be stored: {error}") from error
+            self._fail(error)
             raise
         finally:
             self._is_user = False
+
+    def _fail(self, error: BaseException) -> None:
+        """Note that a statement failed half-way, and raise klal's error for SQLite's."""
+        # The hook's events of rows that are not there are checked against the table later.
+        self.capture.is_dirty = True
+        if self.capture.is_spoiled:
+            self._spoiled_depth = min(self._spoiled_depth, len(self._savepoints))
+        if isinstance(error, apsw.Error):
+            raise translate(error, self._path) from error
+        if isinstance(error, UnicodeError):
+            raise UsageError(f"a text is not valid Unicode, so it cannot travel: {error}") from error
+        if isinstance(error, TypeError | OverflowError):
+            raise UsageError(f"a value cannot be stored: {error}") from error
 
     def _authorize(
         self, action: int, first: str | None, second: str | None, _database: str | None, _trigger: str | None
@@ -221,7 +270,7 @@ class Writer:
 
     # -- DDL -------------------------------------------------------------------------
 
-    def declare(self, sql: str) -> None:
+    def declare(self, sql: str) -> Outcome:
         """Run a CREATE TABLE or ALTER TABLE ADD COLUMN and note it as an act.
 
         Raises:
@@ -241,6 +290,7 @@ class Writer:
         except RefusedError as error:
             raise UsageError(error.message) from error
         self._plans.clear()
+        return Outcome(0, (), [])
 
     def _create(self, sql: str) -> None:
         kind = [word for word in words_of(sql)[:5] if word in ("TABLE", "INDEX", "VIEW", "TRIGGER")]
@@ -274,7 +324,7 @@ class Writer:
             self._connection.execute(sql)
         except apsw.Error as error:
             raise translate(error, self._path) from error
-        name = sql.replace(";", " ").split()[-1].strip("\"'`[]").casefold()
+        name = savepoint_name(sql)
         if word == "SAVEPOINT":
             self._savepoints.append((name, len(self._acts)))
             return
@@ -283,16 +333,21 @@ class Writer:
         if word == "ROLLBACK":
             # The hook is not told: what it saw is checked against the table later.
             self.capture.is_dirty = True
+            if len(self._savepoints) <= self._spoiled_depth:
+                self.capture.is_spoiled = False
             if self._savepoints:
                 del self._acts[self._savepoints[-1][1] :]
             self._catalog.load()
         elif self._savepoints:
             self._savepoints.pop()
+            if self.capture.is_spoiled:
+                self._spoiled_depth = min(self._spoiled_depth, len(self._savepoints))
 
     # -- the end of a transaction ------------------------------------------------------
 
     def clear(self) -> None:
         """Forget the running transaction."""
+        self._spoiled_depth = _DEPTH_MAX
         self.capture.clear()
         self._acts.clear()
         self._savepoints.clear()
@@ -303,12 +358,17 @@ class Writer:
         Raises:
             UsageError: Rows that cannot be told apart elsewhere, or too many tables at once.
         """
+        if self.capture.is_spoiled:
+            raise UsageError("a row that cannot travel was written by a statement that failed, so nothing was stored")
         parts: list[tuple[bytes, bytes, int]] = []
         if self._acts:
-            parts.append((ACTS_TABLE, encode_acts(tuple(self._acts), self._entropy.token(SALT_SIZE)), len(self._acts)))
+            parts.append((ACTS_TABLE, encode_acts(tuple(self._acts), self._salt()), len(self._acts)))
         if not self.capture.is_empty:
-            for table, net in self._net():
-                parts.append(self._part(table, net))
+            only = self.capture.only_inserts()
+            if only is not None and not self._rows.has_side(only.table):
+                parts = [*parts, self._part_of_inserts(only)] if parts else [self._part_of_inserts(only)]
+            else:
+                parts.extend(self._part(table, net) for table, net in self._net())
         if not parts:
             return None
         return self.append(parts)
@@ -319,6 +379,23 @@ class Writer:
             if capture.spilled and self._rows.has_side(capture.table):
                 capture.mix()
         return self.capture.net()
+
+    def _part_of_inserts(self, capture: TableCapture) -> tuple[bytes, bytes, int]:
+        """Return the part of a transaction that only inserted new keys in one table."""
+        encoded = capture.spilled
+        count = capture.spilled_count + len(capture.inserted)
+        if capture.inserted:
+            encoded = [*encoded, encode_inserts(capture.table, capture.inserted)]
+        return capture.table.table_id, b"".join((self._salt(), *encoded)), count
+
+    def _salt(self) -> bytes:
+        """Return 16 bytes never returned before, drawn from the dice many at a time."""
+        at = self._salt_at
+        if at == len(self._salts):
+            self._salts = self._entropy.token(256 * SALT_SIZE)
+            at = 0
+        self._salt_at = at + SALT_SIZE
+        return self._salts[at : at + SALT_SIZE]
 
     def _part(self, table: Table, net: Net) -> tuple[bytes, bytes, int]:
         lives: dict[Key, int] = {}
@@ -341,7 +418,7 @@ class Writer:
         ]
         encoded = [*net.spilled, *map(encode_segment, segments)]
         count = net.spilled_count + len(net.deletes) + len(net.updates) + len(net.inserts)
-        return table.table_id, b"".join((self._entropy.token(SALT_SIZE), *encoded)), count
+        return table.table_id, b"".join((self._salt(), *encoded)), count
 
     def append(self, parts: list[tuple[bytes, bytes, int]]) -> ChangeRef:
         """Append one change with these (table id, bytes, row count) parts to the own log.
@@ -364,15 +441,55 @@ class Writer:
 
     def _append_header(self, own: Session, heads: list[ChangeRef], parts: list[tuple[bytes, bytes, int]]) -> ChangeRef:
         history, log = self._history, own.log
-        ref = ChangeRef(log.log, log.length)
-        if heads:
-            before = history.head_vector(log)
-            vector = dict(before)
-            for head in heads:
-                for index, length in history.head_vector(history.logs[head.log]).items():
-                    vector[index] = max(vector.get(index, 0), length)
-            history.record_past(ref, before, vector)
-            log.vector = vector
+        seq = log.length
+        ref = ChangeRef(log.log, seq)
+        past = self._see_past(ref, heads) if heads else ()
+        if len(parts) == 1:
+            table_id, payload, row_count = parts[0]
+            sizes = [Part(table_id, part_root(payload), len(payload), row_count)]
+        else:
+            parts = sorted(parts)
+            sizes = [Part(table_id, part_root(data), len(data), row_count) for table_id, data, row_count in parts]
+            payload = b"".join([data for _, data, _ in parts])
+        if len(payload) > PART_SIZE_MAX:
+            raise UsageError(f"the transaction writes {len(payload)} bytes, want at most {PART_SIZE_MAX}")
+        closed = self._applier.closed
+        certificate = closed[-1].certificate_hash if closed else NO_CERTIFICATE
+        clock = self._tick(own)
+        encoded = encode_header(seq, self.epoch, clock, log.head_hash if seq else log.log_id, certificate, past, sizes)
+        hashed = header_hash(history.space_id, encoded)
+        own.stamp_max = stamp = order_stamp(clock >> 16, self._applier.not_after_ms, own.stamp_max)
+        if len(payload) <= INLINE_SIZE_MAX:
+            history.append(log, encoded, hashed, STATE_APPLIED, stamp, payload)
+        else:
+            lsn = history.append(log, encoded, hashed, STATE_APPLIED, stamp, None)
+            for index, (_, data, _) in enumerate(parts):
+                history.store_slices(lsn, index, data)
+        log.payload_length = log.applied_length = seq + 1
+        log.order_stamp = stamp
+        if log.vector is not None:
+            log.vector[log.log] = seq + 1
+        if self._acts and any(isinstance(act, CreateTable) for act in self._acts):
+            draw = draw_of(history.space_id, certificate, log.member_id)
+            order = order_bytes(OrderKey(stamp, draw, hashed))
+            self._connection.execute("UPDATE klal_table SET order_key = ? WHERE order_key = ?", (order, _UNNAMED_ORDER))
+        return ref
+
+    def _see_past(self, ref: ChangeRef, heads: list[ChangeRef]) -> list[bytes]:
+        """Record what these heads bring into the past of `ref`, and return their hashes, ascending."""
+        history = self._history
+        log = history.logs[ref.log]
+        before = history.head_vector(log)
+        vector = dict(before)
+        for head in heads:
+            for index, length in history.head_vector(history.logs[head.log]).items():
+                vector[index] = max(vector.get(index, 0), length)
+        history.record_past(ref, before, vector)
+        log.vector = vector
+        return sorted(history.hash_at(head) for head in heads)
+
+    def _tick(self, own: Session) -> int:
+        """Return the next stamp of the hybrid logical clock: unix_ms << 16 | counter, always rising."""
         unix_ms = self._clock.unix_ms()
         if unix_ms > own.unix_ms:
             own.unix_ms, own.counter = unix_ms, 0
@@ -380,40 +497,7 @@ class Writer:
             own.counter += 1
         else:
             own.unix_ms, own.counter = own.unix_ms + 1, 0
-        closed = self._applier.closed
-        sizes = []
-        for table_id, data, row_count in sorted(parts):
-            if len(data) > PART_SIZE_MAX:
-                raise UsageError(f"the transaction has {len(data)} bytes for one table, want at most {PART_SIZE_MAX}")
-            sizes.append(Part(table_id, part_root(data), len(data), row_count))
-        header = Header(
-            log.length,
-            self.epoch,
-            own.unix_ms,
-            own.counter,
-            log.head_hash if log.length else log.log_id,
-            closed[-1].certificate_hash if closed else NO_CERTIFICATE,
-            tuple(sorted(history.hash_at(head) for head in heads)),
-            tuple(sizes),
-        )
-        encoded = header.encode()
-        hashed = header_hash(history.space_id, encoded)
-        stamp = order_stamp(own.unix_ms, self._applier.not_after_ms, own.stamp_max)
-        payload = b"".join(data for _, data, _ in sorted(parts))
-        is_inline = len(payload) <= INLINE_SIZE_MAX
-        lsn = history.append(log, encoded, hashed, STATE_APPLIED, stamp, payload if is_inline else None)
-        if not is_inline:
-            for index, (_, data, _) in enumerate(sorted(parts)):
-                history.store_slices(lsn, index, data)
-        log.payload_length = log.applied_length = log.length
-        log.order_stamp = own.stamp_max = stamp
-        if log.vector is not None:
-            log.vector[log.log] = log.length
-        if any(isinstance(act, CreateTable) for act in self._acts):
-            draw = draw_of(history.space_id, header.certificate, log.member_id)
-            order = order_bytes(OrderKey(stamp, draw, hashed))
-            self._connection.execute("UPDATE klal_table SET order_key = ? WHERE order_key = ?", (order, _UNNAMED_ORDER))
-        return ref
+        return own.unix_ms << 16 | own.counter
 
 
 @contextmanager
