@@ -9,9 +9,10 @@ and have clocks that are wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from types import MappingProxyType
 
 from klal.model.header import NO_CERTIFICATE
 from klal.model.payload import Kind
@@ -19,11 +20,12 @@ from klal.rules.merge import ChangeRef, RowState, Sees, Write, merge_write
 from klal.rules.order import OrderKey, draw_of, order_stamp
 
 COLUMNS = (b"a", b"b", b"late")  # The last one is unknown to some writers, as an added column is.
+DEFAULTS = MappingProxyType({b"a": None, b"b": None, b"late": 0})
 SPACE = bytes(32)
 
 Key = str
 Value = int | float | str | None
-Merge = Callable[[RowState, Sequence[Write], Write, Sees], RowState]
+Merge = Callable[[RowState, Sequence[Write], Write, Sees, Mapping[bytes, object]], RowState]
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def expected(changes: Collection[Change], key: Key) -> Expected:
     top: dict[bytes, Change] = {}
     for put in sorted(current, key=lambda change: change.order):
         top.update(dict.fromkeys(put.writes[key].cells, put))
-    row = {column: repr(put.writes[key].cells[column]) for column, put in top.items()}
+    row = {column: repr(default) for column, default in DEFAULTS.items() if life}
+    row.update({column: repr(put.writes[key].cells[column]) for column, put in top.items()})
 
     conflicts = set()
     for put in puts:
@@ -147,7 +150,7 @@ class Copy:
             ]
             known = {**self.applied, change.ref: change}
             self.rows[key] = self._merge(
-                self.rows.get(key, RowState()), window, write, lambda a, b, known=known: b in known[a].past
+                self.rows.get(key, RowState()), window, write, lambda a, b, known=known: b in known[a].past, DEFAULTS
             )
         self.applied[change.ref] = change
 

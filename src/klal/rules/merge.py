@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from klal.model.payload import Kind
@@ -89,6 +90,7 @@ class RowState:
 
 
 Sees = Callable[[ChangeRef, ChangeRef], bool]
+NO_DEFAULTS: Mapping[bytes, Value] = MappingProxyType({})
 
 
 def same(a: Value, b: Value) -> bool:
@@ -96,7 +98,9 @@ def same(a: Value, b: Value) -> bool:
     return type(a) is type(b) and a == b and (a != 0 or str(a) == str(b))
 
 
-def merge_write(row: RowState, window: Sequence[Write], write: Write, sees: Sees) -> RowState:
+def merge_write(
+    row: RowState, window: Sequence[Write], write: Write, sees: Sees, defaults: Mapping[bytes, Value] = NO_DEFAULTS
+) -> RowState:
     """Return the key's state after `write`.
 
     Args:
@@ -104,12 +108,13 @@ def merge_write(row: RowState, window: Sequence[Write], write: Write, sees: Sees
         window: Applied writes of this key that are not in the past of `write`.
         write: The new one; all of its past is applied, so it is in nobody's past.
         sees: sees(a, b) is True when change b is in the past of change a.
+        defaults: What a cell shows that no write of its life wrote, by column id.
 
     Shape:
         At most one write per change in `window`; `write` is not among them.
     """
     everyone = [*window, write]
-    merged = _delete(row, window, write, sees) if write.kind is Kind.DELETE else _put(row, window, write)
+    merged = _delete(row, window, write, sees) if write.kind is Kind.DELETE else _put(row, window, write, defaults)
     return RowState(
         merged.life,
         merged.cells,
@@ -134,13 +139,13 @@ def _delete(row: RowState, window: Sequence[Write], write: Write, sees: Sees) ->
     return RowState(row.life, row.cells, survives and row.is_born, row.is_born, was_deleted=True)
 
 
-def _put(row: RowState, window: Sequence[Write], write: Write) -> RowState:
+def _put(row: RowState, window: Sequence[Write], write: Write, defaults: Mapping[bytes, Value]) -> RowState:
     if write.life < row.life:
         return row
     if write.life > row.life:
         was_deleted = any(other.kind is Kind.DELETE and other.life == write.life for other in window)
         is_born = write.kind is Kind.INSERT
-        return RowState(write.life, dict(write.cells), is_born, is_born, was_deleted)
+        return RowState(write.life, {**defaults, **write.cells}, is_born, is_born, was_deleted)
     cells = dict(row.cells or {})
     for column, value in write.cells.items():
         # Only the window can hold a greater order key: everything else is in the past.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -13,6 +12,7 @@ from klal.model.payload import Kind
 from klal.rules import merge
 from klal.rules.merge import RowState, Write, merge_write, same
 from tests.helpers.merge_oracle import (
+    DEFAULTS,
     Change,
     Conflict,
     Copy,
@@ -43,7 +43,9 @@ def outcome(space: Space) -> Expected:
 
 
 def row_of(shown: Expected) -> dict[str, str] | None:
-    return {column.decode(): value for column, value in shown.cells} if shown.is_alive else None
+    """Return the visible row without the cells that show their default."""
+    cells = {column: value for column, value in shown.cells if value != repr(DEFAULTS[column])}
+    return {column.decode(): value for column, value in cells.items()} if shown.is_alive else None
 
 
 def losers_of(shown: Expected) -> set[tuple[str, str]]:
@@ -253,12 +255,16 @@ def test_a_revived_row_names_no_write_as_the_winner_over_an_older_life() -> None
 
 
 def test_a_column_that_the_newer_life_never_wrote_has_no_value_from_the_older() -> None:
-    """MRG-2, S32: its writer did not know the column yet, and the table's default shows."""
+    """MRG-2, MRG-3, S32: its writer did not know the column yet, and the table's default shows."""
     space, first = begun(a=1, late=1)
     delete = space.change(ANA, [first], 20, {"k": (DELETE, 1, {})})
+    old = space.change(MIRA, [first], 25, {"k": (UPDATE, 1, {b"late": 7})})
     space.change(BEN, [first, delete], 30, {"k": (INSERT, 2, {b"a": 2})})
 
-    assert row_of(outcome(space)) == {"a": "2"}
+    shown = outcome(space)
+
+    assert row_of(shown) == {"a": "2"}
+    assert shown.conflicts == {Conflict(b"late", old.ref, "7", None, "0")}
 
 
 def test_a_life_without_an_insert_is_not_visible() -> None:
@@ -320,25 +326,29 @@ def _in_first_life(write: Write) -> Write:
     return Write(write.change, write.order, write.kind, 1, write.cells)
 
 
-def _one_life(row: RowState, window: list[Write], write: Write, sees: Callable) -> RowState:
-    return merge_write(row, [*map(_in_first_life, window)], _in_first_life(write), sees)
+def _one_life(row, window, write, sees, defaults):
+    return merge_write(row, [*map(_in_first_life, window)], _in_first_life(write), sees, defaults)
 
 
-def _arrival_decides(row: RowState, window: list[Write], write: Write) -> RowState:
-    return PUT(row, [other for other in window if other.kind is DELETE], write)
+def _arrival_decides(row, window, write, defaults):
+    return PUT(row, [other for other in window if other.kind is DELETE], write, defaults)
 
 
-def _image_not_kept(row: RowState, window: list[Write], write: Write, sees: Callable) -> RowState:
+def _older_cells_stay(row, window, write, defaults):
+    return PUT(row, window, write, {**defaults, **(row.cells or {})})
+
+
+def _image_not_kept(row, window, write, sees):
     merged = DELETE_OF(row, window, write, sees)
     cells = merged.cells if merged.is_alive else None
     return RowState(merged.life, cells, merged.is_alive, merged.is_born, merged.was_deleted, merged.entries)
 
 
-def _delete_always_wins(row: RowState, window: list[Write], write: Write, sees: Callable) -> RowState:
+def _delete_always_wins(row, window, write, sees):
     return DELETE_OF(row, [other for other in window if other.kind is DELETE], write, sees)
 
 
-def _deletes_do_not_know_each_other(row: RowState, window: list[Write], write: Write, sees: Callable) -> RowState:
+def _deletes_do_not_know_each_other(row, window, write, sees):
     return DELETE_OF(row, [other for other in window if other.kind is not DELETE], write, sees)
 
 
@@ -346,7 +356,7 @@ def _winner_never_changes(entry, merged, everyone, write, sees):
     return entry if entry.winner is not None else WITH_WINNER(entry, merged, everyone, write, sees)
 
 
-def _delete_lost_to_the_greatest(other: Write, entry, sees: Callable) -> bool:
+def _delete_lost_to_the_greatest(other, entry, sees):
     return STANDS_AGAINST(other, entry, lambda a, b: False)
 
 
@@ -358,6 +368,7 @@ STANDS_AGAINST = merge._stands_against
 
 MUTANTS = {
     "a key has one life only": ("merge_write", _one_life),
+    "an older life leaks into a newer one": ("_put", _older_cells_stay),
     "the last to arrive wins": ("_put", _arrival_decides),
     "a dead row's image is not kept": ("_delete", _image_not_kept),
     "a delete wins over what it had not seen": ("_delete", _delete_always_wins),
@@ -392,8 +403,8 @@ def test_a_broken_merge_is_found(mutant: str, monkeypatch: pytest.MonkeyPatch) -
 def test_a_life_that_nobody_began_is_missed_only_where_writers_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     """MRG-2: honest members never need `is_born`, which is why the laws are run with liars too."""
 
-    def everything_is_born(row: RowState, window: list[Write], write: Write) -> RowState:
-        merged = PUT(row, window, write)
+    def everything_is_born(row, window, write, defaults):
+        merged = PUT(row, window, write, defaults)
         return RowState(merged.life, merged.cells, merged.life > 0, merged.life > 0, merged.was_deleted)
 
     monkeypatch.setattr(merge, "_put", everything_is_born)
