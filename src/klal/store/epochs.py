@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from klal.model.acts import Join as JoinAct
+from klal.model.acts import decode_acts
 from klal.model.certificate import Body, Certificate, CutHead, MemberName, Witness, members_root
 from klal.model.codec import HASH_SIZE, UNIX_MS_MAX, pack, tagged_hash, tree_leaf, tree_root, unpack
 from klal.model.frontier import Frontier, Head
@@ -22,7 +24,7 @@ from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier, Closed
 from klal.store.catalog import Catalog, ColumnInfo, Table
 from klal.store.file import memory_file
-from klal.store.history import STATE_HELD, History
+from klal.store.history import STATE_APPLIED, STATE_HELD, History, Log
 from klal.store.layout import quote
 from klal.store.rows import Rows
 from klal.store.sql import Connection
@@ -79,16 +81,14 @@ class Epochs:
     def next_cut(self) -> Cut | tuple[bytes, ...]:
         """Return the cut of the next epoch, or the counted members it waits for."""
         previous = self._applier.closed[-1].cut if self._applier.closed else closing.NOTHING
-        joins = []
-        founder = b""
-        for member_id, log_id, seq, ticket_id in self._connection.execute(
-            "SELECT member_id, log_id, seq, ticket_id FROM klal_member"
-        ).fetchall():
-            if ticket_id is None:
-                founder = member_id
-            log = self._history.by_id.get(log_id)
-            if log is not None and log.applied_length > seq:
-                joins.append(Join(member_id, ChangeRef(log.log, seq)))
+        founder: bytes = (
+            self._connection.execute("SELECT member_id FROM klal_member WHERE ticket_id IS NULL").get or b""
+        )
+        # Every log begins with its member's entry. Which of several a file met first differs
+        # between files, so whoever has any of them inside the cut is counted (W28).
+        joins = [
+            Join(log.member_id, ChangeRef(log.log, 0)) for log in self._history.logs.values() if log.applied_length
+        ]
         return cut_of(previous, founder, joins, self._closes(previous.epoch + 1), self._history.vector)
 
     def _closes(self, epoch: int) -> dict[bytes, ChangeRef]:
@@ -132,7 +132,7 @@ class Epochs:
         for log, length in cut.lengths.items():
             payload_size += sum(stored.header.payload_size for stored in history.lines(history.logs[log], 0, length))
         rows = self.rows_at(cut)
-        names = dict(self._connection.execute("SELECT member_id, name FROM klal_member").fetchall())
+        names = self._names(cut)
         before = set(self._applier.closed[-1].cut.counted) if self._applier.closed else set()
         body = Body(
             version=1,
@@ -151,6 +151,23 @@ class Epochs:
         heads = tuple(CutHead(log_id, head.length, head.head_hash) for log_id, head in frontier.heads.items())
         witness = tuple(self._witness(names[member], cut.closes[member]) for member in cut.counted)
         return Certificate(body, heads, witness)
+
+    def _names(self, cut: Cut) -> dict[bytes, str]:
+        """Return the counted members' names: of several joins of one key, that of the first log of the cut."""
+        names: dict[bytes, str] = dict(self._connection.execute("SELECT member_id, name FROM klal_member").fetchall())
+        logs: dict[bytes, list[Log]] = {}
+        for log in sorted(self._history.logs.values(), key=lambda log: log.log_id, reverse=True):
+            logs.setdefault(log.member_id, []).append(log)
+        for member_id in cut.counted:
+            several = logs.get(member_id, [])
+            for log in several if len(several) > 1 else ():
+                first = self._history.read(ChangeRef(log.log, 0)) if cut.lengths.get(log.log) else None
+                if first is not None and first.state == STATE_APPLIED:
+                    acts = self._history.part(first, ACTS_TABLE)
+                    for act in () if acts is None else decode_acts(acts):
+                        if isinstance(act, JoinAct) and act.member == member_id:
+                            names[member_id] = act.name
+        return names
 
     def _witness(self, name: str, close: ChangeRef) -> Witness:
         log = self._history.logs[close.log]
