@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 
 from klal.errors import MalformedError
 from klal.model.codec import SALT_SIZE, SEGMENT_COLUMN_COUNT_MAX, SEGMENT_ROW_COUNT_MAX, SLICE_SIZE, compress
-from klal.model.payload import Kind, Segment, decode_segments, encode_segment, part_leaves, part_root, slices_of
-from tests.helpers.model_strategies import refusal_of, segments
+from klal.model.payload import (
+    Kind,
+    Segment,
+    decode_segments,
+    encode_insert,
+    encode_segment,
+    part_leaves,
+    part_root,
+    slices_of,
+)
+from tests.helpers.model_strategies import column_ids, refusal_of, segments, sql_values
 
 SALT = bytes(range(SALT_SIZE))
 COLUMN = b"column-1"
@@ -56,6 +65,17 @@ def test_a_part_decodes_to_its_segments(written: list[Segment]) -> None:
     part = SALT + b"".join(map(encode_segment, written))
 
     assert [_plain(segment) for segment in decode_segments(part)] == [_plain(segment) for segment in written]
+
+
+@given(st.lists(column_ids, max_size=3, unique=True), st.lists(sql_values, min_size=1, max_size=3), st.data())
+def test_one_row_written_the_short_way_has_the_same_bytes(
+    columns: list[bytes], key: list[object], data: st.DataObject
+) -> None:
+    """PAY-2, for rows on both sides of the size that is compressed."""
+    values = [data.draw(sql_values | st.just("x" * 300)) for _ in columns]
+
+    long_way = encode_segment(Segment(Kind.INSERT, tuple(columns), [tuple(key)], [[value] for value in values]))
+    assert encode_insert(columns, key, values) == long_way
 
 
 def test_large_sections_are_compressed_and_come_back() -> None:
