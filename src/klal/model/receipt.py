@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from klal.errors import MalformedError
-from klal.model.codec import HASH_SIZE, pack, tagged_hash, unpack
+from klal.model.codec import HASH_SIZE, SEQ_MAX, UNIX_MS_MAX, pack, tagged_hash, unpack
 from klal.model.header import NO_CERTIFICATE
 from klal.model.keys import INCARNATION_SIZE, MEMBER_ID_SIZE, SigningKey, check_signature, log_id_of
 
@@ -71,10 +71,10 @@ class Receipt:
             len(statement.member_id) == MEMBER_ID_SIZE
             and len(statement.incarnation) == INCARNATION_SIZE
             and len(statement.certificate) == HASH_SIZE
-            and statement.number >= 0
-            and statement.unix_ms >= 0
+            and 0 <= statement.number <= SEQ_MAX
+            and 0 <= statement.unix_ms <= UNIX_MS_MAX
             and all(
-                len(head.log_id) == HASH_SIZE and len(head.head_hash) == HASH_SIZE and head.length >= 1
+                len(head.log_id) == HASH_SIZE and len(head.head_hash) == HASH_SIZE and 1 <= head.length <= SEQ_MAX
                 for head in (*statement.heads, *statement.parked)
             )
         )

@@ -35,7 +35,7 @@ DEFAULT_FUNCTIONS = ("klal_id", "current_timestamp", "current_date", "current_ti
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*(\([0-9]+(, ?[0-9]+)?\))?|")
 # Words that would end the type and begin a constraint.
 _NOT_TYPE_WORDS = frozenset(
-    "AS CHECK COLLATE CONSTRAINT DEFAULT FOREIGN GENERATED KEY NOT NULL ON PRIMARY REFERENCES UNIQUE".split()
+    ["AS", "CHECK", "COLLATE", "CONSTRAINT", "DEFAULT", "FOREIGN", "GENERATED", "KEY", "NOT", "NULL", "ON", "PRIMARY", "REFERENCES", "UNIQUE"]
 )
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
 

@@ -69,20 +69,22 @@ def cut_of(
     counted = set(previous.counted) or {founder}
     lengths = dict(previous.lengths)
     while True:
-        waiting = sorted(counted - set(closes))
-        if waiting:
-            return tuple(waiting)
-        for member_id in counted:
+        for member_id in counted & set(closes):
             close = closes[member_id]
             for log, length in vector_of(close).items():
                 lengths[log] = max(lengths.get(log, 0), length)
             lengths[close.log] = max(lengths.get(close.log, 0), close.seq + 1)
-        # Whoever joined inside the cut has work in it and must be heard too (EPO-3).
+        # Whoever joined inside the cut has work in it and must be heard too (EPO-3). That is
+        # worked out while some are silent as well: whom it waits for is all of them (W10).
         inside = {join.member_id for join in joins if lengths.get(join.change.log, 0) > join.change.seq}
         if inside <= counted:
-            closed = {member_id: closes[member_id] for member_id in sorted(counted)}
-            return Cut(previous.epoch + 1, lengths, tuple(sorted(counted)), closed)
+            break
         counted |= inside
+    waiting = sorted(counted - set(closes))
+    if waiting:
+        return tuple(waiting)
+    closed = {member_id: closes[member_id] for member_id in sorted(counted)}
+    return Cut(previous.epoch + 1, lengths, tuple(sorted(counted)), closed)
 
 
 def covers(lengths: Vector, cut: Cut) -> bool:

@@ -332,6 +332,7 @@ class Store:
         self.history.save_log(log)
 
     def indexed_length(self, log: Log) -> int:
+        """Return how many headers of a log are findable by hash: of the own log, those that left."""
         """Return how much of a log can be found by hash; of the own one, what has left or is about to."""
         return self._meta("indexed_length") or 0 if log.log == self._meta("own_log") else log.length
 

@@ -103,7 +103,6 @@ def test_its_log_is_named_by_member_and_incarnation() -> None:
 
 
 @pytest.mark.parametrize("field", [2, 3])
-@pytest.mark.xfail(strict=False, reason="RCP-1 has no upper bound for what a file keeps in 63 bits")
 def test_a_number_that_no_file_can_keep_is_refused(field: int) -> None:
     """RCP-1, T2: a member could else stop every replica that stores its receipt."""
     body: list[object] = [ANA.member_id, bytes(16), 4, 5, [], [], bytes(32)]
