@@ -134,6 +134,10 @@ class Fleet:
     def store(self, path: Path, name: str) -> Store:
         return Store(open_file(path), path, self.home, self.world(name), name)
 
+    def guest(self, name: str, path: Path) -> Replica:
+        """Open another file of a member, outside the fleet; the caller closes it."""
+        return Replica(self.store(path, name), self._connect)
+
     def reopen(self, name: str) -> Replica:
         self[name].close()
         return self.open(name)
@@ -164,6 +168,16 @@ class Fleet:
             for name in others:
                 self.meet(hub, name)
 
+    def end_epochs(self) -> None:
+        """Let everybody finish as far as anybody has, so that nothing waits for its epoch."""
+        self.gather()
+        while any(replica.status().parked for replica in self.replicas.values()):
+            last = max(replica._store.writer.epoch for replica in self.replicas.values())
+            for replica in self.replicas.values():
+                if replica._store.writer.epoch < last:
+                    replica.finish()
+            self.gather()
+
     def close_epoch(self) -> None:
         """Let everybody finish the running epoch, and hear of it."""
         self.gather()
@@ -176,7 +190,7 @@ class Fleet:
         return self.folder / f"{name}-{self.file_count}.db"
 
     def _keep(self, name: str, store: Store) -> Replica:
-        self.replicas[name] = Replica(store, lambda remote, own: self._connect(remote, own))
+        self.replicas[name] = Replica(store, self._connect)
         return self.replicas[name]
 
     def _connect(self, remote: str, own: Store) -> FileStation | FolderStation:

@@ -10,10 +10,10 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from klal.errors import UsageError
+from klal.file_station import FileStation
 from klal.replica import Replica
 from klal.rules.merge import ChangeRef
 from klal.sync.station import PartLeaves, PartSlice
-from klal.file_station import FileStation
 from tests.helpers.fleet import BIRD, Fleet, answers_of, rows_of, scratch
 
 NAMES = ("ana", "ben", "cal", "dan")
@@ -115,7 +115,7 @@ def test_any_order_any_pieces_and_any_carrier_give_the_same_whole(drawn: list[tu
             fleet.join(name)
         for step in drawn:
             run_step(fleet, step)
-        fleet.gather()
+        fleet.end_epochs()
 
         all_agree(fleet)
         for replica in fleet.replicas.values():
@@ -127,7 +127,7 @@ def test_any_order_any_pieces_and_any_carrier_give_the_same_whole(drawn: list[tu
         fleet.drop_by("ana")
         fleet.join("eve")
         fleet.drop_by("eve")
-        fleet.meet("eve", "ana")
+        fleet.end_epochs()
         all_agree(fleet)
         counted = {replica.coverage().held for replica in fleet.replicas.values()}
         assert counted == {sum(1 for _ in fleet["eve"].log())}
@@ -184,7 +184,7 @@ def test_equal_frontiers_mean_equal_roots_and_equal_rows(
             fleet.join(name)
         for step in drawn:
             run_step(fleet, step)
-        fleet.gather()
+        fleet.end_epochs()
         source = fleet["ana"]
         history = source._store.history
 
