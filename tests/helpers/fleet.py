@@ -6,13 +6,14 @@ all the keys, as a file can only be written to where its key is.
 
 from __future__ import annotations
 
-import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+
+import apsw
 
 from klal.file_station import FileStation
 from klal.model.acts import Genesis, Policy
@@ -230,7 +231,8 @@ def certificates_of(replica: Replica) -> list:
 
 def stored_counts(path: Path) -> tuple[int, int, int]:
     """Count from the file's bytes alone: headers under a seal, payloads of those, headers in all."""
-    with closing(sqlite3.connect(path)) as connection:
+    # With the library that has the file open: another one's locks would be this process's too.
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
         sealed = dict(connection.execute("SELECT log, max(length) FROM klal_seal GROUP BY log"))
         lines = connection.execute(
             "SELECT s.log, s.seq + c.lsn - s.lsn, c.state FROM klal_change c JOIN klal_span s"
