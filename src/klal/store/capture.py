@@ -199,6 +199,8 @@ class Capture:
             if old is not None and len(old) < width:
                 # The row is older than a column added in this same transaction.
                 old = (*old, *(_default_of(info) for info in table.columns[len(old) :]))  # noqa: PLW2901
+            if old is not None:
+                old = _as_stored(table, old)  # noqa: PLW2901
             if old is None and new is not None:
                 net.inserts[_checked(table, key)] = new
             elif new is None and old is not None:
@@ -210,6 +212,20 @@ class Capture:
     def _read_back(self, table: Table, key: Key) -> Row | None:
         row = self._connection.execute(table.select_row, key).fetchone()
         return None if row is None else tuple(row)
+
+
+def _as_stored(table: Table, old: Row) -> Row:
+    """Return an old image as a query shows it.
+
+    The hook gives the DEFAULT 3.0 of an added column as 3 for rows that are older than the column.
+    """
+    wrong = [position for position in table.real_positions if type(old[position]) is int]
+    if not wrong:
+        return old
+    row = list(old)
+    for position in wrong:
+        row[position] = float(row[position])  # type: ignore[arg-type]
+    return tuple(row)
 
 
 def _default_of(info: ColumnInfo) -> Value:

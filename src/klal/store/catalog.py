@@ -87,6 +87,11 @@ class Table:
         return tuple(affinity_of(column.column.type) for column in self.columns)
 
     @cached_property
+    def real_positions(self) -> tuple[int, ...]:
+        """Where the columns of REAL affinity stand among `columns`."""
+        return tuple(index for index, affinity in enumerate(self.affinities) if affinity == "REAL")
+
+    @cached_property
     def where_key(self) -> str:
         """`WHERE k1 = ? AND ...` over the key columns."""
         return "WHERE " + " AND ".join(f"{quote(column.name)} = ?" for column in self.key)

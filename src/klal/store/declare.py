@@ -112,7 +112,7 @@ class Scratch:
                 column_name,
                 " ".join(declared_type.upper().split()),
                 bool(not_null),
-                _default(column_name, default),
+                _default(column_name, declared_type, default),
                 collation,
             )
             columns.append(column)
@@ -144,7 +144,7 @@ def _allow_plain_ddl(
         apsw.SQLITE_PRAGMA,
     }
     is_own = action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE) and not str(first).startswith("sqlite_")
-    is_pragma = action == apsw.SQLITE_PRAGMA and first not in ("table_xinfo", "table_list")
+    is_pragma = action == apsw.SQLITE_PRAGMA and first not in ("table_xinfo", "table_list", "quick_check")
     return apsw.SQLITE_OK if action in allowed and not is_own and not is_pragma else apsw.SQLITE_DENY
 
 
@@ -164,8 +164,12 @@ def _check_key_column(column: Column, *, is_only: bool, without_rowid: bool) -> 
         )
 
 
-def _default(column: str, text: str | None) -> Default | None:
-    """Return the structured form of a DEFAULT that SQLite gives as text."""
+def _default(column: str, declared_type: str, text: str | None) -> Default | None:
+    """Return the structured form of a DEFAULT that SQLite gives as text.
+
+    A literal is kept as the column stores it: DEFAULT 3 of a REAL column is 3.0. SQLite shows rows
+    that are older than an added column with the one to a query and with the other to the hook.
+    """
     if text is None:
         return None
     stripped = text.strip()
@@ -182,7 +186,9 @@ def _default(column: str, text: str | None) -> Default | None:
             f" want a literal or one of {', '.join(DEFAULT_FUNCTIONS)}"
         )
     # A literal by the grammar above, so this evaluates nothing but itself.
-    literal: Value = Connection(":memory:").execute(f"SELECT {stripped}").get
+    connection = Connection(":memory:")
+    connection.execute(f"CREATE TABLE t(c {affinity_of(declared_type)})")
+    literal: Value = connection.execute(f"INSERT INTO t VALUES({stripped}) RETURNING c").get
     return Default(literal)
 
 
