@@ -17,8 +17,8 @@ from itertools import chain
 
 import apsw
 
-from klal.errors import MalformedError
-from klal.model.acts import Act, AddColumn, Close, CreateTable, Genesis, decode_acts
+from klal.errors import MalformedError, MembershipError, RefusedError
+from klal.model.acts import Act, AddColumn, Close, CreateTable, Genesis, Join, decode_acts
 from klal.model.codec import UNIX_MS_MAX
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header
 from klal.model.payload import Kind, Segment, decode_segments
@@ -172,7 +172,7 @@ class Applier:
     ) -> tuple[tuple[Act, ...], int]:
         self._connection.execute("SAVEPOINT klal_perform")
         try:
-            acts = self._acts(stored, order)
+            acts = self._acts(self._history.logs[ref.log], stored, order)
             unseen = self.window.unseen(vector)
             unseen.pop(ref.log, None)
             for part in stored.header.parts:
@@ -180,8 +180,8 @@ class Applier:
                     data = self._history.part(stored, part.table_id)
                     assert data is not None, "only changes whose payload is here are applied"
                     self._merge_part(ref, order, part.table_id, data, unseen)
-        except MalformedError:
-            # T9: whatever cannot be read has no effect, the same everywhere.
+        except RefusedError:
+            # T9: whatever cannot be read, or has no right here, has no effect, the same everywhere.
             self._connection.execute("ROLLBACK TO klal_perform")
             self._connection.execute("RELEASE klal_perform")
             self._catalog.load()
@@ -190,11 +190,13 @@ class Applier:
         self._connection.execute("RELEASE klal_perform")
         return acts, STATE_APPLIED
 
-    def _acts(self, stored: Stored, order: OrderKey) -> tuple[Act, ...]:
+    def _acts(self, log: Log, stored: Stored, order: OrderKey) -> tuple[Act, ...]:
         data = self._history.part(stored, ACTS_TABLE)
         if data is None:
             return ()
         acts = decode_acts(data)
+        for act in acts:
+            self._check_entry(log, stored.header, act)
         for act in acts:
             match act:
                 case CreateTable():
@@ -208,6 +210,25 @@ class Applier:
                 case _:
                     pass
         return acts
+
+    def _check_entry(self, log: Log, header: Header, act: Act) -> None:
+        """Return if an act that lets a member in may stand here, by the change alone (MEM-1, MEM-2).
+
+        Whether its inviter is known is asked at the door, of logs of members not known yet.
+
+        Raises:
+            MembershipError: Not a log's first change, or of somebody else. SignatureError: MEM-2.
+        """
+        if not isinstance(act, Join | Genesis):
+            return
+        if header.seq != 0:
+            raise MembershipError("a member enters with the first change of a log", rule="MEM-1")
+        if isinstance(act, Join):
+            if act.member != log.member_id:
+                raise MembershipError("a join in another member's log", rule="MEM-1")
+            act.check(self._history.space_id)
+        elif act.space_id != self._history.space_id or act.founder != log.member_id:
+            raise MembershipError("another genesis cannot enter this space", rule="MEM-1")
 
     def _merge_part(
         self, ref: ChangeRef, order: OrderKey, table_id: bytes, data: bytes, unseen: dict[int, tuple[int, int]]

@@ -69,7 +69,7 @@ class Intake:
         links = check_chain(self._history.space_id, run)
         log = self._history.by_id.get(log_id)
         if log is None or not log.length:
-            if not self._is_member(member_id):
+            if not self.is_member(member_id):
                 self._keep_stranger(run, links)
                 return
             if links[0].header.seq != 0:
@@ -104,7 +104,8 @@ class Intake:
             self._raise_payload_length(log)
             self._history.save_log(log)
 
-    def _is_member(self, member_id: bytes) -> bool:
+    def is_member(self, member_id: bytes) -> bool:
+        """True when this key has entered the space, as far as known here."""
         return bool(self._connection.execute("SELECT 1 FROM klal_member WHERE member_id = ?", (member_id,)).get)
 
     def _keep_stranger(self, run: SealedRun, links: list[Link]) -> None:
@@ -237,7 +238,7 @@ class Intake:
             SignatureError: Not signed by the member it names.
         """
         statement = receipt.statement
-        if not self._is_member(statement.member_id):
+        if not self.is_member(statement.member_id):
             return  # A stranger's word counts for nothing, and is asked for again once they are known.
         log_id = receipt.log_id(self._history.space_id)
         kept = self._connection.execute("SELECT number FROM klal_receipt WHERE log_id = ?", (log_id,)).get
