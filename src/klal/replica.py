@@ -176,6 +176,7 @@ class Replica:
         """Make several statements one change: all of them, or nothing if the block raises."""
         if self._store.in_transaction:
             raise UsageError("a transaction is open already; use SAVEPOINT inside it")
+        self._store.enter_if_waiting(is_writing=True)
         with self._store.writing():
             self._is_in_block = True
             try:
@@ -212,6 +213,7 @@ class Replica:
         if word == "BEGIN":
             if store.in_transaction:
                 raise UsageError("a transaction is open already")
+            store.enter_if_waiting(is_writing=True)
             store.begin()
             return nothing
         if not store.in_transaction:
@@ -234,6 +236,8 @@ class Replica:
             finally:
                 store.check_ended()
             return Result(outcome.row_count, None, outcome.columns, outcome.rows)
+        if store.is_returning:
+            store.enter_if_waiting(is_writing=True)
         store.begin()
         try:
             outcome = work()
@@ -289,6 +293,7 @@ class Replica:
             release = getattr(station, "release", None)
             if release is not None:
                 release()
+        self._store.enter_if_waiting(is_writing=False)
         self._store.note_contact()
         return outcome
 
@@ -348,12 +353,18 @@ class Replica:
         with self._store.reading():
             return self._survey().log(limit, table)
 
-    def finish(self) -> Finished:
+    def finish(self, *, alone: bool = False) -> Finished:
         """Say that this member has nothing more to add to the running epoch.
 
         What is written afterwards belongs to the next epoch.
 
+        Args:
+            alone: Finish even though invitations are out and nobody has been heard of: an
+                epoch that everybody known has finished is complete, and this member would
+                be everybody.
+
         Raises:
+            IncompleteError: Invitations are out, nobody has been heard of, and not `alone`.
             IncompleteError: This member has finished that epoch and the epoch before is
                 not complete here; `.waiting_for` says whom it waits for.
         """
@@ -361,7 +372,7 @@ class Replica:
         if store.in_transaction:
             raise UsageError("finish cannot run inside a transaction")
         with store.reading():
-            self._survey().check_may_finish()
+            self._survey().check_may_finish(alone=alone)
         epoch = store.finish()
         member_id = store.member_id
         logs = tuple(

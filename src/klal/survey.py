@@ -10,7 +10,7 @@ from functools import cached_property
 
 from klal.errors import IncompleteError, UsageError
 from klal.model.acts import Act, Close, CreateTable, Genesis, Invite, Join, decode_acts
-from klal.model.header import ACTS_TABLE
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
 from klal.reports import (
     ChangeId,
     Claim,
@@ -71,7 +71,12 @@ class Survey:
     @cached_property
     def gaps(self) -> list[Gap]:
         """Everything known of and not here."""
-        others = {member: lengths for member, lengths in self.claims.items() if member != self._me}
+        others = {member: dict(lengths) for member, lengths in self.claims.items() if member != self._me}
+        # Whoever sealed a log up to here held it then: the author is a holder before any receipt.
+        for log_id, log in self.held.items():
+            if log.member_id is not None and log.member_id != self._me:
+                lengths = others.setdefault(log.member_id, {})
+                lengths[log_id] = max(lengths.get(log_id, 0), log.length)
         return gaps(self.held, others)
 
     def name(self, member_id: bytes | None) -> str:
@@ -136,13 +141,20 @@ class Survey:
 
     # -- epochs ------------------------------------------------------------------------------
 
-    def check_may_finish(self) -> None:
+    def check_may_finish(self, *, alone: bool) -> None:
         """Return if this member may finish the epoch it writes in.
 
         Raises:
-            IncompleteError: The epoch before is not complete here.
+            IncompleteError: The epoch before is not complete here; or this member knows of
+                nobody else though it has invited, and not `alone` (W4).
         """
         epoch = self._store.writer.epoch
+        if not alone and len(self.names) == 1 and self._has_invited():
+            raise IncompleteError(
+                f"epoch {epoch} would be finished for everybody: invitations are out and nobody has been heard of yet",
+                epoch=epoch,
+                hint="sync first, or finish alone on purpose",
+            )
         if epoch > self._store.epochs.next_epoch:
             waiting = self.waiting_for(epoch - 1)
             names = ", ".join(f"{each.member_name} ({each.reason})" for each in waiting)
@@ -151,6 +163,14 @@ class Survey:
                 waiting_for=waiting,
                 epoch=epoch - 1,
             )
+
+    def _has_invited(self) -> bool:
+        own = self._store.writer.own
+        if own is None:
+            return False
+        lines = self._history.lines(own.log, 0, own.log.length)
+        parts = (self._history.part(stored, ACTS_TABLE) for stored in lines)
+        return any(isinstance(act, Invite) for data in parts if data is not None for act in decode_acts(data))
 
     def epoch_to_close(self) -> int:
         """Return the newest epoch that this member has finished, or the first when it has finished none."""
@@ -165,7 +185,10 @@ class Survey:
         if isinstance(cut, Cut):
             return ()
         waiting = []
-        for member_id in cut:
+        # The cut names those it is sure to count. Whoever else is known and has not finished
+        # is named too: a join inside somebody's Close makes them counted.
+        unfinished = {member_id for member_id in self.names if store.epochs.finished(member_id) <= epoch}
+        for member_id in sorted({*cut, *unfinished}):
             mine = [gap for gap in self.gaps if gap.member_id == member_id]
             # Headers first: while they are missing, a Close may lie among them.
             for what, reason in (("headers", "missing changes"), ("payloads", "missing payloads")):
@@ -315,8 +338,21 @@ class Survey:
             ref = self._history.ref_of(lsn)
             who = self.name(self._history.logs[ref.log].member_id)
             warnings.append(f"change {ref.seq} of {who} broke a rule and has no effect")
+        warnings.extend(self._other_certificates())
         warnings.extend(self._skew())
         return tuple(warnings)
+
+    def _other_certificates(self) -> list[str]:
+        """Name members whose certificate is not one computed here although all of its ground is."""
+        if self.gaps:
+            return []
+        known = {closed.certificate_hash for closed in self._store.applier.closed} | {NO_CERTIFICATE}
+        return sorted(
+            f"{self.name(receipt.statement.member_id)} names certificate"
+            f" {receipt.statement.certificate.hex()[:8]}, which does not follow from what is held here"
+            for receipt in self._store.knowledge.receipts().values()
+            if receipt.statement.certificate not in known
+        )
 
     def _skew(self) -> list[str]:
         """Name members whose newest statement is stamped in this machine's future."""
@@ -401,7 +437,8 @@ class Survey:
         return epoch < len(closed) and closed[epoch].cut.lengths.get(log, 0) <= seq
 
     def _acts(self, stored: Stored) -> tuple[str, ...]:
-        data = self._history.part(stored, ACTS_TABLE)
+        # What had no effect may not even be readable.
+        data = None if stored.state == STATE_VOID else self._history.part(stored, ACTS_TABLE)
         return () if data is None else tuple(map(_describe, decode_acts(data)))
 
 

@@ -268,7 +268,7 @@ class Applier:
                 write = Write(ref, order, segment.kind, segment.life(row), cells)
                 was = self._rows.load(table, key)
                 window = self.window.writes(unseen, table.table_id, key) if unseen else []
-                now = merge_write(was, window, write, self._history.sees)
+                now = merge_write(was, window, write, self._history.sees, table.defaults)
                 try:
                     self._rows.save(table, key, was, now)
                 except apsw.ConstraintError as error:

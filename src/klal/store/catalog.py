@@ -61,6 +61,16 @@ class Table:
         return {column.column_id: column for column in self.values}
 
     @cached_property
+    def defaults(self) -> dict[bytes, Value]:
+        """Column id -> what the column shows where nobody wrote it; without those only SQLite can give."""
+        literals = {info.column_id: info.column.default for info in self.values}
+        return {
+            column_id: None if default is None else default.literal
+            for column_id, default in literals.items()
+            if default is None or not default.function
+        }
+
+    @cached_property
     def key_positions(self) -> tuple[int, ...]:
         """Where the key columns stand among `columns`, in key order."""
         names = [column.name for column in self.columns]

@@ -10,7 +10,7 @@ Source:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -34,6 +34,22 @@ def encode_key(key: Key) -> bytes:
 def decode_key(data: bytes) -> Key:
     """Return the key that was stored as these bytes."""
     return tuple(msgspec.msgpack.decode(data))
+
+
+def _encode_image(table: Table, cells: Mapping[bytes, Value]) -> bytes:
+    """Return a dead row's cells as they are kept.
+
+    Without those that show their default: whether a column was added before or after this row died
+    differs between replicas, and must not show.
+    """
+    absent = object()
+    defaults = table.defaults
+    kept = {
+        column_id: value
+        for column_id, value in cells.items()
+        if (default := defaults.get(column_id, absent)) is absent or not same(default, value)  # type: ignore[arg-type]
+    }
+    return pack(kept)
 
 
 def key_text(key: Key) -> str:
@@ -97,8 +113,9 @@ class Rows:
         if dead is None:
             return RowState(entries=entries)
         life, is_born, was_deleted, image = dead
+        cells = {**table.defaults, **_decode_image(image)}
         return RowState(
-            life, _decode_image(image), is_born=bool(is_born), was_deleted=bool(was_deleted), entries=entries
+            life, cells, is_born=bool(is_born), was_deleted=bool(was_deleted), entries=entries
         )
 
     def save(self, table: Table, key: Key, was: RowState, now: RowState) -> None:
@@ -142,7 +159,7 @@ class Rows:
             self._has_side[table.tab] = True
             self._connection.execute(
                 "INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,?,?,?)",
-                (*place, now.life, now.is_born, now.was_deleted, pack(dict(now.cells or {}))),
+                (*place, now.life, now.is_born, now.was_deleted, _encode_image(table, now.cells or {})),
             )
         if now.is_alive and (now.life > 1 or now.was_deleted):
             self._has_side[table.tab] = True
@@ -188,7 +205,9 @@ class Rows:
         life: int = self._connection.execute("SELECT life FROM klal_life WHERE tab = ? AND key = ?", place).get or 1
         image = {info.column_id: row[p] for info, p in zip(table.values, table.value_positions, strict=True)}
         self._has_side[table.tab] = True
-        self._connection.execute("INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,1,1,?)", (*place, life, pack(image)))
+        self._connection.execute(
+            "INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,1,1,?)", (*place, life, _encode_image(table, image))
+        )
         self._connection.execute("DELETE FROM klal_life WHERE tab = ? AND key = ?", place)
         self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", place)
         return life

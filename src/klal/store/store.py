@@ -22,7 +22,7 @@ from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, header_hash
 from klal.model.keys import INCARNATION_SIZE, SEED_SIZE, SigningKey, log_id_of
 from klal.model.receipt import HeldHead, Statement, make_receipt
 from klal.model.seal import SEAL_EVERY_COUNT, Seal, make_seal
-from klal.model.ticket import Ticket, encode_ticket
+from klal.model.ticket import TICKET_SIZE_MAX, Ticket, encode_ticket
 from klal.ports import Clock, Entropy
 from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier
@@ -120,6 +120,7 @@ class Store:
         self.catalog.load()
         self.rows.forget()
         self.applier.window.clear()
+        self.is_returning = self._meta("ticket") is not None
         self.applier.not_after_ms = self.genesis.policy.not_after_ms
         self.epochs.load()
         self.intake.own_log = own_log
@@ -436,7 +437,9 @@ class Store:
         seq = log.applied_length - 1
         for act in acts:
             if isinstance(act, Join | Genesis):
-                self._admit_member(log, seq, act)
+                # Whoever is a member already enters no further; an invitation is asked of others.
+                if not self.intake.is_member(log.member_id):
+                    self._admit_member(log, seq, act)
             elif isinstance(act, Close):
                 self.note_close(log, seq, act.epoch)
 
@@ -488,11 +491,41 @@ class Store:
         with self.writing(durable=True):
             self._append_acts(genesis)
 
-    def enter(self, ticket: Ticket, identity: Identity) -> None:
+    def keep_ticket(self, ticket: Ticket) -> None:
+        """Keep the ticket of a member who returns, until it is known whether a join is needed."""
+        with self.writing(durable=True):
+            self._set_meta("ticket", pack(ticket))
+        self.is_returning = True
+
+    def enter_if_waiting(self, *, is_writing: bool) -> None:
+        """Let a returning member enter, if it must.
+
+        Where the space still knows the member there is nothing to write, and the file
+        that came back is byte for byte in the others' history. It joins again before it
+        writes offline, or when a whole replica turns out not to know it.
+
+        Args:
+            is_writing: True before a local write; False after a sync.
+        """
+        if not self.is_returning:
+            return
+        ticket = unpack(self._meta("ticket"), Ticket, "stored ticket", TICKET_SIZE_MAX)
+        has_met = self.history.applied_lengths().keys() != {self._founder_log().log}
+        is_known = bool(self.connection.execute("SELECT 1 FROM klal_member WHERE member_id = ?", (self.member_id,)).get)
+        if not has_met and not is_writing:
+            return
+        if not (has_met and is_known):
+            self.enter(ticket)
+        with self.writing():
+            self.connection.execute("DELETE FROM klal_meta WHERE name = 'ticket'")
+        self.is_returning = False
+
+    def enter(self, ticket: Ticket) -> None:
         """Write this member's join, with the tables the ticket knows, as its log's first change."""
+        identity = self.identity
+        assert identity is not None
         acts: list[Act] = list(ticket.schema)
         if identity.key.member_id != ticket.genesis.founder:
-            # A member who returns joins again: the act names the same key, and counts once.
             member_id = identity.key.member_id
             acts.insert(0, make_join(ticket.key, self.space_id, member_id, identity.name, ticket.invitation))
         with self.writing(durable=True):
@@ -626,7 +659,10 @@ def join_space(path: Path, home: Home, world: World, ticket: Ticket, name: str) 
         _write_genesis(connection, ticket, space_id)
     store = Store(connection, path, home, world, name)
     store.apply_ready()
-    store.enter(ticket, identity)
+    if returning:
+        store.keep_ticket(ticket)
+    else:
+        store.enter(ticket)
     store.seal()
     return store
 

@@ -51,6 +51,7 @@ _ID_SIZE = 16
 _READ_WORDS = {"SELECT", "VALUES", "EXPLAIN", "WITH", "PRAGMA"}
 _WRITE_WORDS = {"INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"}
 _TRANSACTION_WORDS = {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"}
+_UNREPLICATED_WORDS = {"ANALYZE", "ATTACH", "DETACH", "DROP", "REINDEX", "VACUUM"}
 _READABLE_PRAGMAS = {
     "table_info",
     "table_xinfo",
@@ -144,9 +145,9 @@ class Writer:
         if word in ("CREATE", "ALTER"):
             return "ddl"
         if word not in _READ_WORDS | _WRITE_WORDS:
-            raise UsageError(
-                f"{word or 'this'} is not replicated by this version" if word else "this is no SQL statement"
-            )
+            if word in _UNREPLICATED_WORDS:
+                raise UsageError(f"{word} is not replicated by this version")
+            raise UsageError(f"near {word!r}: no statement begins so" if word else "this is no SQL statement")
         if word in ("WITH", "EXPLAIN"):
             return "read" if self._is_readonly(sql) else "returning"
         if word in _READ_WORDS:
