@@ -46,7 +46,7 @@ def _encode_image(table: Table, cells: Mapping[bytes, Value]) -> bytes:
     defaults = table.defaults
     kept = {
         column_id: value
-        for column_id, value in cells.items()
+        for column_id, value in sorted(cells.items())
         if (default := defaults.get(column_id, absent)) is absent or not same(default, value)  # type: ignore[arg-type]
     }
     return pack(kept)
@@ -114,9 +114,7 @@ class Rows:
             return RowState(entries=entries)
         life, is_born, was_deleted, image = dead
         cells = {**table.defaults, **_decode_image(image)}
-        return RowState(
-            life, cells, is_born=bool(is_born), was_deleted=bool(was_deleted), entries=entries
-        )
+        return RowState(life, cells, is_born=bool(is_born), was_deleted=bool(was_deleted), entries=entries)
 
     def save(self, table: Table, key: Key, was: RowState, now: RowState) -> None:
         """Make the file show `now` where it showed `was`."""
