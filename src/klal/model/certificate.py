@@ -4,7 +4,8 @@ The body is a pure function of the epoch's cut: whoever computes it gets the sam
 The witness beside it is not hashed: each counted member's Close, under a seal, so that
 a stranger with nothing but this file can check who signed for what.
 
-Law: `check_certificate(encode(c))` returns for a true certificate; any changed byte raises.
+Law: `check_certificate(encode(c))` returns for a true certificate; any changed byte raises,
+or gives another hash.
 
 Source:
     Protocol spec section 13, rules CRT-1 to CRT-5.
@@ -157,6 +158,10 @@ def check_certificate(data: bytes) -> Certificate:
         raise LinkError("certificate's witness does not give its members root", rule="CRT-4")
     if not {joined.member_id for joined in body.joined} <= set(member_ids):
         raise LinkError("certificate names a joined member that it does not count", rule="CRT-4")
+    names = {joined.member_id: joined.name for joined in body.joined}
+    members = [witness.member for witness in certificate.witness]
+    if any(names.get(member.member_id, member.name) != member.name for member in members):
+        raise LinkError("certificate's witness names a member otherwise than its body", rule="CRT-4")
     for witness in certificate.witness:
         _check_witness(body, frontier, witness)
     return certificate

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 import apsw
 
-from klal.errors import LinkError, MalformedError, SignatureError
+from klal.errors import DamagedError, LinkError, MalformedError, RefusedError, SignatureError
+from klal.model.acts import Close, Genesis, Join, decode_acts
 from klal.model.certificate import check_certificate
-from klal.model.header import header_hash
+from klal.model.header import ACTS_TABLE, header_hash
 from klal.model.keys import log_id_of
 from klal.model.payload import part_root
 from klal.store.epochs import Replay, rows_root
-from klal.store.history import STATE_LACKING, Log
+from klal.store.history import STATE_APPLIED, STATE_HELD, STATE_LACKING, STATE_VOID, Log
 from klal.store.layout import quote
 from klal.store.store import Store
 
@@ -56,23 +57,42 @@ def check_store(store: Store, on_progress: Callable[[int, int], None] | None = N
     Raises:
         RefusedError: The first thing that does not hold, with its rule; `evidence` says where.
     """
-    connection = store.connection
+    counts = [0, 0, 0, 0]
     with store.reading():
-        problem = connection.execute("PRAGMA integrity_check(1)").get
-        if problem != "ok":
-            raise MalformedError(f"the file is damaged: {problem}", rule="FIL-4", evidence="integrity_check")
-        total = sum(log.length for log in store.history.logs.values())
-        changes = payloads = 0
-        for log in store.history.logs.values():
-            for held in _check_log(store, log):
-                changes += 1
-                payloads += held
-                if on_progress is not None and changes % 1000 == 0:
-                    on_progress(changes, total)
-        receipts = _check_receipts(store)
-        certificates = _check_certificates(store)
-        _check_tables(store)
-    return Counts(changes, payloads, receipts, certificates)
+        place = "the file"
+        try:
+            for place, check in (
+                ("integrity_check", lambda: _check_pages(store)),
+                ("logs", lambda: _check_logs(store, counts, on_progress)),
+                ("receipts", lambda: counts.__setitem__(2, _check_receipts(store))),
+                ("certificates", lambda: counts.__setitem__(3, _check_certificates(store))),
+                ("members and closes", lambda: _check_entries(store)),
+                ("tables", lambda: _check_tables(store)),
+            ):
+                check()
+        except RefusedError as error:
+            error.evidence = error.evidence or place
+            raise
+        except (KeyError, StopIteration, DamagedError) as error:
+            raise MalformedError(f"{place}: something is not where it must be", rule="FIL-4", evidence=place) from error
+    return Counts(*counts)
+
+
+def _check_pages(store: Store) -> None:
+    problem = store.connection.execute("PRAGMA integrity_check(1)").get
+    if problem != "ok":
+        raise MalformedError(f"the file is damaged: {problem}", rule="FIL-4", evidence="integrity_check")
+
+
+def _check_logs(store: Store, counts: list[int], on_progress: Callable[[int, int], None] | None) -> None:
+    """Check every log, counting changes and payloads."""
+    total = sum(log.length for log in store.history.logs.values())
+    for log in store.history.logs.values():
+        for held in _check_log(store, log):
+            counts[0] += 1
+            counts[1] += held
+            if on_progress is not None and counts[0] % 1000 == 0:
+                on_progress(counts[0], total)
 
 
 def _where(log: Log, seq: int) -> str:
@@ -129,8 +149,9 @@ def _check_seals(store: Store, log: Log, hashes: list[bytes]) -> None:
 def _check_receipts(store: Store) -> int:
     receipts = store.knowledge.receipts()
     for log_id, receipt in receipts.items():
-        if receipt.log_id(store.space_id) != log_id:
-            raise LinkError("a receipt is kept under another log", rule="RCP-1", evidence=log_id.hex())
+        number = store.connection.execute("SELECT number FROM klal_receipt WHERE log_id = ?", (log_id,)).get
+        if receipt.log_id(store.space_id) != log_id or receipt.statement.number != number:
+            raise LinkError("a receipt is kept under another log or number", rule="RCP-1", evidence=log_id.hex())
         try:
             receipt.check(store.space_id)
         except SignatureError as error:
@@ -156,11 +177,84 @@ def _check_certificates(store: Store) -> int:
     return len(store.applier.closed)
 
 
+def _check_entries(store: Store) -> None:
+    """Check that members and Closes are those that the acts in history name."""
+    history = store.history
+    joins: dict[bytes, set[tuple[object, ...]]] = {}
+    entered: set[bytes] = set()
+    closes: set[tuple[object, ...]] = set()
+    for log in history.logs.values():
+        for stored in history.lines(log, 0, log.length):
+            data = history.part(stored, ACTS_TABLE)
+            if data is None or stored.state == STATE_VOID:
+                continue
+            seq = stored.header.seq
+            for act in decode_acts(data) if seq == 0 or stored.state == STATE_APPLIED else ():
+                if isinstance(act, Close) and stored.state == STATE_APPLIED:
+                    closes.add((act.epoch, log.log, seq, log.member_id))
+                elif isinstance(act, Join):
+                    uses = act.invitation.use_count_max
+                    joins.setdefault(act.member, set()).add((act.name, log.log_id, seq, act.invitation.ticket_id, uses))
+                    entered |= {act.member} if stored.state == STATE_APPLIED else set()
+                elif isinstance(act, Genesis):
+                    joins.setdefault(act.founder, set()).add((act.founder_name, log.log_id, seq, None, None))
+                    entered.add(act.founder)
+    members = store.connection.execute(
+        "SELECT member_id, name, log_id, seq, ticket_id, use_count_max FROM klal_member"
+    ).fetchall()
+    for member_id, *entry in members:
+        if tuple(entry) not in joins.get(member_id, set()):
+            raise LinkError("a member is not entered as its join says", rule="MEM-1", evidence=member_id.hex())
+    absent = entered - {member_id for member_id, *_ in members}
+    if absent:
+        raise LinkError("a member who joined is not entered", rule="MEM-1", evidence=min(absent).hex())
+    if set(store.connection.execute("SELECT epoch, log, seq, member_id FROM klal_close").fetchall()) != closes:
+        raise LinkError("klal_close is not what history gives", rule="FIL-4", evidence="klal_close")
+
+
+def _check_states(store: Store, replay: Replay) -> None:
+    """Check what each change is said to have come to, against its being applied again."""
+    for log in store.history.logs.values():
+        lacking = log.length
+        twin = replay.history.logs[log.log]
+        again = replay.history.lines(twin, 0, log.applied_length)
+        for stored in store.history.lines(log, 0, log.length):
+            seq = stored.header.seq
+            if stored.state == STATE_LACKING:
+                lacking = min(lacking, seq)
+            if seq < log.applied_length:
+                other = next(again)
+                is_right = (stored.state, stored.order_stamp) == (other.state, other.order_stamp)
+            else:
+                is_right = stored.state in (STATE_LACKING, STATE_HELD)
+            if not is_right:
+                raise LinkError(f"change {seq} came to something else", rule="FIL-4", evidence=_where(log, seq))
+        if log.payload_length != lacking:
+            raise LinkError(
+                f"payloads are said to reach {log.payload_length}, want {lacking}",
+                rule="FIL-4",
+                evidence=_where(log, lacking),
+            )
+
+
+def _check_columns(store: Store, replay: Replay) -> None:
+    """Check that each table has the columns it was declared with, and no other."""
+    for table_id, table in store.catalog.by_id.items():
+        twin = replay.catalog.by_id.get(table_id)
+        name = table.name if twin is None else twin.name
+        sql = 'SELECT name, type, "notnull", dflt_value, pk FROM pragma_table_xinfo(?)'
+        ours = store.connection.execute(sql, (table.name,)).fetchall()
+        theirs = replay.connection.execute(sql, (name,)).fetchall()
+        if name != table.name or sorted(ours, key=repr) != sorted(theirs, key=repr):
+            raise LinkError(f"table {table.name} is not as it was declared", rule="FIL-4", evidence=table.name)
+
+
 def _check_tables(store: Store) -> None:
     """Replay what is applied, and compare every table with the file's own."""
     replay = Replay(store.connection, store.history, store.applier.closed)
     try:
         replay.run(store.history.applied_lengths())
+        _check_columns(store, replay)
         if rows_root(replay.connection, replay.catalog).root != rows_root(store.connection, store.catalog).root:
             raise LinkError(
                 "the rows in the tables are not those that history gives",
@@ -172,8 +266,9 @@ def _check_tables(store: Store) -> None:
             theirs = replay.connection.execute(f"SELECT {columns} FROM {name}").fetchall()
             if sorted(ours, key=repr) != sorted(theirs, key=repr):
                 raise LinkError(f"{name} is not what history gives", rule="FIL-4", evidence=name)
+        _check_states(store, replay)
     except (apsw.Error, UnicodeDecodeError) as error:
-        raise MalformedError(f"history cannot be replayed: {error}", rule="FIL-4") from error
+        raise MalformedError(f"history cannot be replayed: {error}", rule="FIL-4", evidence="tables") from error
     finally:
         replay.connection.close()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import apsw
 
-from klal.errors import DamagedError, MembershipError, ReadOnlyError, UsageError
+from klal.errors import DamagedError, MalformedError, MembershipError, ReadOnlyError, UsageError
 from klal.model.acts import Act, AddColumn, Close, CreateTable, Genesis, Invite, Join, make_invitation, make_join
 from klal.model.certificate import Certificate
 from klal.model.codec import HASH_SIZE, pack, unpack
@@ -76,7 +76,13 @@ class Store:
         self._depth = 0
         self._synchronous = "normal"
         self.identity: Identity | None = None
-        self.refresh()
+        try:
+            self.refresh()
+        except (KeyError, StopIteration, RuntimeError, MalformedError, apsw.Error) as error:
+            # What klal keeps in the file refers to something that is not there.
+            raise DamagedError(
+                f"{path} contradicts itself", hint="bring this replica back from any whole one"
+            ) from error
         self.identity = self._find_identity()
         if self.identity is not None:
             self.writer.capture.start()
