@@ -29,6 +29,7 @@ settings.register_profile(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite", action="store_true", help="write what the stories show; then read the diff")
     parser.addoption("--soak", action="store_true", help="deep Hypothesis profile, and the tests marked soak")
 
 

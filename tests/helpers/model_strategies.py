@@ -20,7 +20,7 @@ from klal.model.frontier import Frontier, Head
 from klal.model.header import Header, Part
 from klal.model.keys import SigningKey
 from klal.model.payload import Kind, Segment
-from klal.model.schema import Column, Default, TableDefinition
+from klal.model.schema import Column, Default, TableDefinition, affinity_of, is_as_stored
 
 ANA = SigningKey(bytes([1]) * 32)
 BEN = SigningKey(bytes([2]) * 32)
@@ -80,6 +80,15 @@ frontiers = st.dictionaries(_logs, st.integers(1, 4)).map(frontier_of)
 
 names = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=20)
 defaults = st.builds(Default, sql_values) | st.builds(Default, st.none(), st.sampled_from(["klal_id", "current_date"]))
+
+
+def _of_its_type(column: Column) -> Column:
+    default = column.default
+    if default is None or is_as_stored(affinity_of(column.type), default.literal):
+        return column
+    return Column(column.name, column.type, column.not_null, None, column.collation)
+
+
 columns = st.builds(
     Column,
     names,
@@ -87,13 +96,14 @@ columns = st.builds(
     st.booleans(),
     st.none() | defaults,
     st.sampled_from(["BINARY", "NOCASE", "RTRIM"]),
-)
+).map(_of_its_type)
 
 
 @st.composite
 def definitions(draw: st.DrawFn) -> TableDefinition:
     own = tuple(draw(st.lists(columns, min_size=1, max_size=4, unique_by=lambda column: column.name.casefold())))
     key = tuple(draw(st.lists(st.sampled_from([column.name for column in own]), min_size=1, max_size=2, unique=True)))
+    own = tuple(Column(column.name, "TEXT", column.not_null) if column.name in key else column for column in own)
     return TableDefinition("t" + draw(names), own, key, draw(st.booleans()), draw(st.booleans()))
 
 

@@ -183,11 +183,16 @@ def decode_acts(part: bytes) -> tuple[Act, ...]:
     if len(acts) > ACT_COUNT_MAX:
         raise MalformedError(f"part of acts has {len(acts)} acts, want at most {ACT_COUNT_MAX}", rule="ACT-1")
     for act in acts:
-        _check_act(act)
+        check_act(act)
     return acts
 
 
-def _check_act(act: Act) -> None:
+def check_act(act: Act) -> None:
+    """Return if every field of an act is within its bounds.
+
+    Raises:
+        MalformedError: ACT-2, or the rule of the field.
+    """
     match act:
         case Genesis():
             _check_name(act.space_name)

@@ -35,9 +35,35 @@ DEFAULT_FUNCTIONS = ("klal_id", "current_timestamp", "current_date", "current_ti
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*(\([0-9]+(, ?[0-9]+)?\))?|")
 # Words that would end the type and begin a constraint.
 _NOT_TYPE_WORDS = frozenset(
-    ["AS", "CHECK", "COLLATE", "CONSTRAINT", "DEFAULT", "FOREIGN", "GENERATED", "KEY", "NOT", "NULL", "ON", "PRIMARY", "REFERENCES", "UNIQUE"]
+    [
+        "AS",
+        "CHECK",
+        "COLLATE",
+        "CONSTRAINT",
+        "DEFAULT",
+        "FOREIGN",
+        "GENERATED",
+        "KEY",
+        "NOT",
+        "NULL",
+        "ON",
+        "PRIMARY",
+        "REFERENCES",
+        "UNIQUE",
+    ]
 )
+_NUMERIC_TEXT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
+
+
+PLAIN_TYPES: dict[str, set[type]] = {
+    # Types that a column of this affinity stores as they are, whatever the value.
+    "TEXT": {str, bytes, type(None)},
+    "INTEGER": {int, bytes, type(None)},
+    "NUMERIC": {int, bytes, type(None)},
+    "REAL": {float, bytes, type(None)},
+    "BLOB": {str, bytes, int, float, type(None)},
+}
 
 
 class Default(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -105,12 +131,22 @@ def check_column(column: Column) -> None:
     default = column.default
     if default is not None and not _is_storable(default.literal):
         raise MalformedError(f"default of column {column.name!r:.40} is no SQL value", rule="SCH-4")
+    if default is not None and not is_as_stored(affinity_of(column.type), default.literal):
+        raise MalformedError(f"default of column {column.name!r:.40} is not of its type", rule="SCH-4")
     if (
         default is not None
         and default.function
         and (default.function not in DEFAULT_FUNCTIONS or default.literal is not None)
     ):
         raise MalformedError(f"default function {default.function!r:.40} is not allowed", rule="SCH-4")
+
+
+def _check_key_column(definition: TableDefinition, column: Column) -> None:
+    """Return if equal keys are equal bytes in this column, on every replica (SCH-4)."""
+    is_rowid = len(definition.key) == 1 and column.type == "INTEGER" and not definition.without_rowid
+    is_typeless = affinity_of(column.type) == "BLOB" and "BLOB" not in column.type
+    if is_rowid or is_typeless or column.collation != "BINARY":
+        raise MalformedError(f"column {column.name!r:.40} cannot be a key", rule="SCH-4")
 
 
 def _is_storable(literal: Any) -> bool:
@@ -140,6 +176,9 @@ def check_definition(definition: TableDefinition) -> None:
     names = {column.name for column in definition.columns}
     if not definition.key or len(set(definition.key)) != len(definition.key) or not names.issuperset(definition.key):
         raise MalformedError(f"table {name!r:.40} has no usable primary key", rule="SCH-4")
+    for column in definition.columns:
+        if column.name in definition.key:
+            _check_key_column(definition, column)
     if len(definition.follows) not in (0, TABLE_ID_SIZE):
         raise MalformedError(f"table {name!r:.40} follows an id of a wrong size", rule="SCH-4")
 
@@ -147,6 +186,29 @@ def check_definition(definition: TableDefinition) -> None:
 def is_reserved(table_name: str) -> bool:
     """True for names that belong to SQLite or to klal (T41)."""
     return table_name.casefold().startswith(("sqlite_", "klal_"))
+
+
+def is_as_stored(affinity: str, value: Value) -> bool:
+    """True when a column of this affinity stores the value as it is, without converting it.
+
+    What travels is what a table holds. A value that SQLite would convert on its way in
+    was never in the writer's table, and would be one value to the merge and another to
+    the reader (APP-4).
+
+    Source:
+        SQLite's datatype page, section 3.
+    """
+    if value is None or isinstance(value, bytes) or affinity == "BLOB":
+        return True
+    if isinstance(value, str):
+        return affinity == "TEXT" or _NUMERIC_TEXT.fullmatch(value.strip(" \t\n\v\f\r")) is None
+    if affinity == "TEXT":
+        return False
+    if affinity == "REAL":
+        return isinstance(value, float)
+    # INTEGER and NUMERIC turn a real into an integer where nothing is lost.
+    is_integral = isinstance(value, float) and value.is_integer() and -(2.0**63) <= value < 2.0**63
+    return not is_integral
 
 
 def affinity_of(declared_type: str) -> str:

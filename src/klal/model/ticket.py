@@ -16,9 +16,9 @@ import binascii
 import msgspec
 
 from klal.errors import MalformedError, UsageError
-from klal.model.acts import AddColumn, CreateTable, Genesis, Invitation, decode_acts
+from klal.model.acts import AddColumn, CreateTable, Genesis, Invitation, check_act, decode_acts
 from klal.model.codec import SIGNATURE_SIZE, pack, tagged_hash, unpack
-from klal.model.header import Header, header_hash
+from klal.model.header import ACTS_TABLE, Header, header_hash
 from klal.model.keys import INCARNATION_SIZE, SEED_SIZE, SigningKey, log_id_of
 from klal.model.payload import part_root
 from klal.model.seal import Seal
@@ -101,10 +101,13 @@ def _check_ticket(ticket: Ticket) -> None:
     header = Header.decode(ticket.genesis_header)
     log_id = log_id_of(space_id, genesis.founder, ticket.incarnation)
     is_genesis = header.seq == 0 and header.backlink == log_id and not header.past and len(header.parts) == 1
-    if not is_genesis or header.parts[0].root != part_root(ticket.genesis_acts):
+    is_acts = is_genesis and header.parts[0].table_id == ACTS_TABLE
+    if not is_acts or header.parts[0].root != part_root(ticket.genesis_acts):
         raise MalformedError("ticket's first header is not that of its genesis", rule="MEM-3")
     seal = Seal(log_id, 1, header_hash(space_id, ticket.genesis_header), ticket.genesis_seal)
     seal.check(space_id, genesis.founder)
     ticket.invitation.check(space_id)
+    for act in ticket.schema:
+        check_act(act)
     if ticket.key.member_id != ticket.invitation.ticket_id:
         raise MalformedError("ticket's secret does not belong to its invitation", rule="MEM-3")

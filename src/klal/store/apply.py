@@ -22,7 +22,7 @@ from klal.model.acts import Act, AddColumn, Close, CreateTable, Genesis, Join, d
 from klal.model.codec import UNIX_MS_MAX
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header
 from klal.model.payload import Kind, Segment, decode_segments
-from klal.model.schema import Key, Value
+from klal.model.schema import PLAIN_TYPES, Key, Value, affinity_of, is_as_stored
 from klal.rules.closing import Cut, covers
 from klal.rules.merge import ChangeRef, Write, merge_write
 from klal.rules.order import OrderKey, draw_of, order_stamp
@@ -143,14 +143,12 @@ class Applier:
 
     def _fault(self, log: Log, header: Header, past: Sequence[ChangeRef], vector: dict[int, int]) -> str | None:
         """Return the rule that this header breaks against its own past, or None."""
-        before = None if header.seq == 0 else self._history.read(ChangeRef(log.log, header.seq - 1)).header
-        if (
-            before is not None
-            and not past
-            and header.certificate == before.certificate
-            and header.epoch >= before.epoch
-        ):
-            return None  # Nothing new was seen, so nothing new can be wrong.
+        newest = None if header.seq == 0 else self._history.read(ChangeRef(log.log, header.seq - 1))
+        before = None if newest is None else newest.header
+        if newest is not None and newest.state == STATE_APPLIED and not past:
+            same_certificate = header.certificate == newest.header.certificate
+            if same_certificate and header.epoch >= newest.header.epoch:
+                return None  # Nothing new was seen, so nothing new can be wrong.
         epochs = [self._history.read(dependency).header.epoch for dependency in past]
         if before is not None:
             epochs.append(before.epoch)
@@ -309,8 +307,6 @@ class Applier:
     def _update_blind(
         self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: Sequence[int]
     ) -> None:
-        if not columns:
-            raise MalformedError("update writes no column", rule="PAY-4")
         # Sorted by key: neighbours share pages, which halves the time of a large batch.
         order = sorted(fast, key=lambda row: tuple(map(_sort_key, segment.keys[row])))
         rows = ((*(values[row] for values in segment.values), *segment.keys[row]) for row in order)
@@ -358,10 +354,35 @@ def _columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
         kinds = set(map(type, values))
         if info.column.not_null and type(None) in kinds:
             raise MalformedError(f"column {info.name!r:.40} is NOT NULL", rule="APP-4")
+        _check_stored(info, values, kinds)
         _check_strict(table, info, kinds)
     for info, key_values in zip(table.key, key_columns, strict=True):
-        _check_strict(table, info, set(map(type, key_values)))
+        kinds = set(map(type, key_values))
+        _check_stored(info, key_values, kinds)
+        _check_strict(table, info, kinds)
+    if segment.kind is Kind.UPDATE and not columns:
+        raise MalformedError("update writes no column", rule="PAY-4")
+    if segment.kind is Kind.INSERT:
+        _check_given(table, columns)
     return columns
+
+
+def _check_given(table: Table, columns: tuple[ColumnInfo, ...]) -> None:
+    for info in table.values:
+        column = info.column
+        must_be_given = column.not_null and (column.default is None or column.default.literal is None)
+        if must_be_given and info not in columns:
+            raise MalformedError(f"insert leaves out column {info.name!r:.40}, which is NOT NULL", rule="APP-4")
+
+
+def _check_stored(info: ColumnInfo, values: Sequence[Value], kinds: set[type]) -> None:
+    affinity = affinity_of(info.column.type)
+    if kinds <= PLAIN_TYPES[affinity]:
+        return
+    if not all(is_as_stored(affinity, value) for value in values):
+        raise MalformedError(f"column {info.name!r:.40} would convert a value", rule="APP-4")
+    if "BLOB" in info.column.type and info.is_key and kinds & {int, float}:
+        raise MalformedError(f"key column {info.name!r:.40} is a number, want text or bytes", rule="APP-4")
 
 
 def _check_strict(table: Table, info: ColumnInfo, kinds: set[type]) -> None:

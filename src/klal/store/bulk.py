@@ -19,22 +19,13 @@ import apsw
 from klal.errors import UsageError
 from klal.model.codec import SEGMENT_ROW_COUNT_MAX
 from klal.model.payload import encode_segment
-from klal.model.schema import Value
+from klal.model.schema import PLAIN_TYPES, Value
 from klal.store.apply import insert_rows
 from klal.store.capture import Row, segment_of_columns
 from klal.store.catalog import ColumnInfo, Table
 from klal.store.file import translate
 from klal.store.sql import Connection
 from klal.store.writer import Outcome, Writer, paused
-
-_PLAIN: dict[str, set[type]] = {
-    # Types that a column of this affinity stores as they are.
-    "TEXT": {str, bytes, type(None)},
-    "INTEGER": {int, bytes, type(None)},
-    "NUMERIC": {int, bytes, type(None)},
-    "REAL": {float, bytes, type(None)},
-    "BLOB": {str, bytes, int, float, type(None)},
-}
 
 
 def insert_many(
@@ -113,7 +104,7 @@ def _as_stored(affinity: str, values: Sequence[Value]) -> Sequence[Value] | None
         kinds = set(map(type, values))
     if float in kinds and any(value != value for value in values):  # noqa: PLR0124 - NaN alone differs from itself
         return None
-    if kinds <= _PLAIN[affinity]:
+    if kinds <= PLAIN_TYPES[affinity]:
         return values
     if affinity == "REAL" and kinds <= {int, float, bytes, type(None)}:
         return [float(value) if type(value) is int else value for value in values]

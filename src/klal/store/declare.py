@@ -178,8 +178,9 @@ def _default(column: str, declared_type: str, text: str | None) -> Default | Non
     folded = stripped.casefold().removesuffix("()")
     if folded in DEFAULT_FUNCTIONS:
         return Default(None, folded)
-    if folded in ("null", "true", "false"):
-        return Default({"null": None, "true": 1, "false": 0}[folded])
+    if folded == "null":
+        return Default(None)
+    stripped = {"true": "1", "false": "0"}.get(folded, stripped)
     if not (_NUMBER.fullmatch(stripped) or _TEXT.fullmatch(stripped) or _BLOB.fullmatch(stripped)):
         raise UsageError(
             f"DEFAULT {text} of column {column} is not replicated:"
