@@ -257,7 +257,9 @@ def test_a_flood_of_strangers_is_not_stored(fleet):
     before = answers_of(fleet["ana"])
     for number in range(30):
         stranger = Mallory(fleet, seed=bytes([number]) * 32)
-        stranger.write({ACTS_TABLE: encode_acts((CreateTable(next(iter(fleet["ana"]._store._schema())).definition),), SALT)})
+        stranger.write(
+            {ACTS_TABLE: encode_acts((CreateTable(next(iter(fleet["ana"]._store._schema())).definition),), SALT)}
+        )
         stranger.write(stranger.rows("ana", "m"))
         stranger.push("ana")
     logs = fleet["ana"]._store.connection.execute("SELECT count(*) FROM klal_log").get

@@ -146,7 +146,9 @@ def pieces(fleet: Fleet, name: str) -> list[tuple[bytes, int]]:
     history = fleet[name]._store.history
     found: list[tuple[int, bytes, int]] = []
     for log in history.logs.values():
-        found.extend((stored.order_stamp, log.log_id, stored.header.seq) for stored in history.lines(log, 0, log.length))
+        found.extend(
+            (stored.order_stamp, log.log_id, stored.header.seq) for stored in history.lines(log, 0, log.length)
+        )
     return [(log_id, seq) for _, log_id, seq in sorted(found)]
 
 
