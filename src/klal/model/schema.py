@@ -201,13 +201,16 @@ def is_as_stored(affinity: str, value: Value) -> bool:
     if value is None or isinstance(value, bytes) or affinity == "BLOB":
         return True
     if isinstance(value, str):
-        return affinity == "TEXT" or _NUMERIC_TEXT.fullmatch(value.strip(" \t\n\v\f\r")) is None
+        # SQLite reads a number up to the first NUL.
+        digits = value.partition("\0")[0].strip(" \t\n\v\f\r")
+        return affinity == "TEXT" or _NUMERIC_TEXT.fullmatch(digits) is None
     if affinity == "TEXT":
         return False
     if affinity == "REAL":
-        return isinstance(value, float)
-    # INTEGER and NUMERIC turn a real into an integer where nothing is lost.
-    is_integral = isinstance(value, float) and value.is_integer() and -(2.0**63) <= value < 2.0**63
+        # A REAL column keeps integral reals as integers, which have no -0.
+        return isinstance(value, float) and (value != 0 or math.copysign(1, value) > 0)
+    # INTEGER and NUMERIC turn a real into an integer where nothing is lost, but never into the least.
+    is_integral = isinstance(value, float) and value.is_integer() and -(2.0**63) < value < 2.0**63
     return not is_integral
 
 

@@ -22,7 +22,7 @@ from klal.model.acts import Act, AddColumn, Close, CreateTable, Genesis, Join, d
 from klal.model.codec import UNIX_MS_MAX
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header
 from klal.model.payload import Kind, Segment, decode_segments
-from klal.model.schema import PLAIN_TYPES, Key, Value, affinity_of, is_as_stored
+from klal.model.schema import PLAIN_TYPES, Key, Value, is_as_stored
 from klal.rules.closing import Cut, covers
 from klal.rules.merge import ChangeRef, Write, merge_write
 from klal.rules.order import OrderKey, draw_of, order_stamp
@@ -354,11 +354,11 @@ def _columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
         kinds = set(map(type, values))
         if info.column.not_null and type(None) in kinds:
             raise MalformedError(f"column {info.name!r:.40} is NOT NULL", rule="APP-4")
-        _check_stored(info, values, kinds)
+        _check_stored(table, info, values, kinds)
         _check_strict(table, info, kinds)
     for info, key_values in zip(table.key, key_columns, strict=True):
         kinds = set(map(type, key_values))
-        _check_stored(info, key_values, kinds)
+        _check_stored(table, info, key_values, kinds)
         _check_strict(table, info, kinds)
     if segment.kind is Kind.UPDATE and not columns:
         raise MalformedError("update writes no column", rule="PAY-4")
@@ -375,9 +375,9 @@ def _check_given(table: Table, columns: tuple[ColumnInfo, ...]) -> None:
             raise MalformedError(f"insert leaves out column {info.name!r:.40}, which is NOT NULL", rule="APP-4")
 
 
-def _check_stored(info: ColumnInfo, values: Sequence[Value], kinds: set[type]) -> None:
-    affinity = affinity_of(info.column.type)
-    if kinds <= PLAIN_TYPES[affinity]:
+def _check_stored(table: Table, info: ColumnInfo, values: Sequence[Value], kinds: set[type]) -> None:
+    affinity = table.affinity(info)
+    if kinds <= PLAIN_TYPES[affinity] and not (affinity == "REAL" and 0.0 in values):
         return
     if not all(is_as_stored(affinity, value) for value in values):
         raise MalformedError(f"column {info.name!r:.40} would convert a value", rule="APP-4")

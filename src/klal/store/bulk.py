@@ -104,6 +104,9 @@ def _as_stored(affinity: str, values: Sequence[Value]) -> Sequence[Value] | None
         kinds = set(map(type, values))
     if float in kinds and any(value != value for value in values):  # noqa: PLR0124 - NaN alone differs from itself
         return None
+    if affinity == "REAL" and float in kinds and 0.0 in values:
+        # A REAL column keeps integral reals as integers, which have no -0.
+        values = [0.0 if value == 0 else value for value in values]
     if kinds <= PLAIN_TYPES[affinity]:
         return values
     if affinity == "REAL" and kinds <= {int, float, bytes, type(None)}:

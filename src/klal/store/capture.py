@@ -156,6 +156,15 @@ class Capture:
             seen.table = table
             self.is_dirty = True
 
+    def renew(self) -> None:
+        """Go on after a rollback to a savepoint took back tables or columns."""
+        for name, seen in list(self._tables.items()):
+            table = self._table_of(name)
+            if seen is None or table is None or table.table_id != seen.table.table_id:
+                del self._tables[name]  # Its rows went with it.
+            elif table.columns != seen.table.columns:
+                self.retable(table)
+
     def captures(self) -> list[TableCapture]:
         """Return what was seen, per replicated table, in the order of table ids."""
         seen = [capture for capture in self._tables.values() if capture is not None]
@@ -165,8 +174,13 @@ class Capture:
         """Return the one table that was written, if that was by plain inserts alone."""
         if self.is_dirty:
             return None
-        seen = [capture for capture in self._tables.values() if capture is not None]
-        return seen[0] if len(seen) == 1 and not seen[0].is_mixed else None
+        only = None
+        for capture in self._tables.values():
+            if capture is not None:
+                if only is not None or capture.is_mixed:
+                    return None
+                only = capture
+        return only
 
     def net(self) -> Iterator[tuple[Table, Net]]:
         """Yield what the transaction did, per table, in the order of table ids."""
@@ -196,6 +210,8 @@ class Capture:
         net = Net()
         for key, old in first.items():
             new = last[key]
+            if old is not None and len(old) > width:
+                old = old[:width]  # noqa: PLW2901 - seen while a column stood that was rolled back
             if old is not None and len(old) < width:
                 # The row is older than a column added in this same transaction.
                 old = (*old, *(_default_of(info) for info in table.columns[len(old) :]))  # noqa: PLW2901

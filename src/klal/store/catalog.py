@@ -94,7 +94,12 @@ class Table:
     @cached_property
     def affinities(self) -> tuple[str, ...]:
         """Affinity of each of `columns`."""
-        return tuple(affinity_of(column.column.type) for column in self.columns)
+        return tuple(map(self.affinity, self.columns))
+
+    def affinity(self, info: ColumnInfo) -> str:
+        """Return the affinity of a column: in a STRICT table ANY converts nothing, elsewhere it is NUMERIC."""
+        is_any = self.definition.strict and info.column.type == "ANY"
+        return "BLOB" if is_any else affinity_of(info.column.type)
 
     @cached_property
     def real_positions(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ import apsw
 
 from klal.errors import RefusedError, UsageError
 from klal.model.acts import Act, AddColumn, CreateTable, encode_acts
-from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE
+from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, tree_leaf
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Part, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
 from klal.model.schema import Key, Value, check_definition
@@ -201,7 +201,7 @@ class Writer:
             return True
 
         if not gives_rows:
-            return self._run_quietly(sql, bindings)
+            return Outcome(self.run_quietly(sql, bindings), (), [])
         with self._running() as before:
             cursor = self._connection.cursor()
             # Asked before the first step: a finished statement no longer knows its columns.
@@ -209,8 +209,8 @@ class Writer:
             rows = cursor.execute(sql, bindings).fetchall()
             return Outcome(self._connection.total_changes() - before, columns[-1] if columns else (), rows)
 
-    def _run_quietly(self, sql: str, bindings: Any) -> Outcome:
-        """Run a statement that gives no rows: the path of single-row commits, kept short."""
+    def run_quietly(self, sql: str, bindings: Any) -> int:
+        """Run a statement that gives no rows, and return how many it changed: kept short, as `run_step` is."""
         connection = self._connection
         before = connection.total_changes()
         self._is_user = True
@@ -221,7 +221,7 @@ class Writer:
             raise
         finally:
             self._is_user = False
-        return Outcome(connection.total_changes() - before, (), [])
+        return connection.total_changes() - before
 
     def run_many(self, sql: str, rows: Iterable[Any]) -> Outcome:
         """Run one statement for each row of bindings."""
@@ -339,6 +339,7 @@ class Writer:
             if self._savepoints:
                 del self._acts[self._savepoints[-1][1] :]
             self._catalog.load()
+            self.capture.renew()
         elif self._savepoints:
             self._savepoints.pop()
             if self.capture.is_spoiled:
@@ -373,6 +374,34 @@ class Writer:
         if not parts:
             return None
         return self.append(parts)
+
+    def flush_insert(self) -> ChangeRef | None:
+        """Append a transaction that did nothing but insert one row; None when it did anything else.
+
+        Law: the change is the one that `flush` would append.
+        """
+        own, capture = self.own, self.capture.only_inserts()
+        if own is None or capture is None or self._acts or not own.past_is_fresh:
+            return None
+        rows, table = capture.inserted, capture.table
+        if len(rows) != 1 or capture.spilled or self._rows.has_side(table):
+            return None
+        history, log = self._history, own.log
+        payload = self._salt() + encode_inserts(table, rows)
+        if len(payload) > INLINE_SIZE_MAX:
+            return None
+        seq, closed, clock = log.length, self._applier.closed, self._tick(own)
+        part = (table.table_id, tree_leaf(payload), len(payload), 1)
+        certificate = closed[-1].certificate_hash if closed else NO_CERTIFICATE
+        backlink = log.head_hash if seq else log.log_id
+        encoded = encode_header(seq, self.epoch, clock, backlink, certificate, (), (part,))
+        own.stamp_max = stamp = order_stamp(clock >> 16, self._applier.not_after_ms, own.stamp_max)
+        history.append(log, encoded, header_hash(history.space_id, encoded), STATE_APPLIED, stamp, payload)
+        log.payload_length = log.applied_length = seq + 1
+        log.order_stamp = stamp
+        if log.vector is not None:
+            log.vector[log.log] = seq + 1
+        return ChangeRef(log.log, seq)
 
     def _net(self) -> Iterator[tuple[Table, Net]]:
         for capture in self.capture.captures():
