@@ -135,7 +135,7 @@ def encode_header(
     backlink: bytes,
     certificate: bytes,
     past: Sequence[bytes],
-    parts: Sequence[Part],
+    parts: Sequence[Part | tuple[bytes, bytes, int, int]],
 ) -> bytes:
     """Return the bytes of a header from its fields; a commit makes no Header to throw away.
 

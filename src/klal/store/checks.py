@@ -32,8 +32,10 @@ _DERIVED = (
     ("klal_dead", f"{_TABLE.format('dead')}, key, life, is_born, was_deleted, image"),
     (
         "klal_conflict",
-        f"{_TABLE.format('conflict')}, key, column_id, log, seq, life, key_text, value,"
-        " winner_log, winner_seq, winner_value",
+        (
+            f"{_TABLE.format('conflict')}, key, column_id, log, seq, life, key_text, value,"
+            " winner_log, winner_seq, winner_value"
+        ),
     ),
     ("klal_past", "log, past_log, seq, length"),
     ("klal_column", f"{_TABLE.format('column')}, column_id, name, definition, is_added"),
@@ -61,7 +63,7 @@ def check_store(store: Store, on_progress: Callable[[int, int], None] | None = N
     with store.reading():
         place = "the file"
         try:
-            for place, check in (
+            for stage, check in (
                 ("integrity_check", lambda: _check_pages(store)),
                 ("logs", lambda: _check_logs(store, counts, on_progress)),
                 ("receipts", lambda: counts.__setitem__(2, _check_receipts(store))),
@@ -69,6 +71,7 @@ def check_store(store: Store, on_progress: Callable[[int, int], None] | None = N
                 ("members and closes", lambda: _check_entries(store)),
                 ("tables", lambda: _check_tables(store)),
             ):
+                place = stage
                 check()
         except RefusedError as error:
             error.evidence = error.evidence or place

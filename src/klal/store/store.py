@@ -253,6 +253,46 @@ class Store:
             self._set_synchronous("normal")
         return change
 
+    @property
+    def is_ready(self) -> bool:
+        """True when a statement can be run as a step of its own at once: the fence is passed, nothing is open."""
+        return self._is_fenced and self._depth == 0 and not self.is_returning
+
+    def run_step(self, sql: str, bindings: object) -> tuple[int, ChangeRef | None]:
+        """Run one statement that gives no rows as a transaction; return (rows changed, change).
+
+        What `begin`, `Writer.run` and `commit` do, written out in one: single-row commits
+        are the commonest thing a program does, and there calls cost as much as SQLite.
+        """
+        connection, writer = self.connection, self.writer
+        try:
+            connection.execute("BEGIN IMMEDIATE -- klal")
+        except apsw.Error as error:
+            raise translate(error, self.path) from error
+        self._depth = 1
+        try:
+            if connection.data_version() != self._data_version:
+                self.refresh()
+                if not self._fence_agrees():
+                    self._is_fenced = False
+                    self.rollback()
+                    self.begin()
+            row_count = writer.run_quietly(sql, bindings)
+            change = writer.flush_insert() or writer.flush()
+            if change is not None and not (change.seq + 1) % SEAL_EVERY_COUNT:
+                self._seal()
+            connection.execute("COMMIT -- klal")
+        except apsw.Error as error:
+            self.rollback()
+            raise translate(error, self.path) from error
+        except BaseException:
+            self.rollback()
+            raise
+        self._depth = 0
+        writer.clear()
+        self._data_version = connection.data_version()
+        return row_count, change
+
     def rollback(self) -> None:
         """Undo the running transaction."""
         self._undo()
