@@ -429,12 +429,18 @@ def conflicts(file: File, as_json: Json = False) -> int:
 
 
 @app.command()
-def finish(file: File, as_json: Json = False) -> int:
+def finish(
+    file: File,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Finish although invitations are out and nobody was heard of.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
     """Say that I have nothing more to add to this epoch."""
     from klal.cli.text import counted
 
     with _open(file) as replica:
-        report = replica.finish().to_json()
+        report = replica.finish(alone=alone).to_json()
         is_only_one = len(replica.members()) == 1
     length = sum(log["length"] for log in report["logs"])
 
