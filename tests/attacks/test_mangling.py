@@ -11,7 +11,6 @@ import pytest
 
 from klal.api import check_certificate_file
 from klal.errors import KlalError, RefusedError
-from klal.model.codec import HASH_SIZE
 from tests.helpers.fleet import BIRD, Fleet
 
 
@@ -173,21 +172,15 @@ def test_no_certificate_with_a_changed_byte_is_believed(closed, tmp_path):
     """T23 W13 W19."""
     data = closed[2].read_bytes()
     path = tmp_path / "certificate"
-    believed = []
+    true_hash = check_certificate_file(closed[2]).hash
     for position in range(0, len(data), 3):
         path.write_bytes(data[:position] + bytes([data[position] ^ 0x01]) + data[position + 1 :])
+        # The body is named by its hash, which whoever compares it has from elsewhere; all else proves itself.
         try:
-            check_certificate_file(path)
-        except RefusedError as error:
-            assert error.rule
-        else:
-            believed.append(position)
-    # The body is named by its hash alone, which whoever compares it has from elsewhere; the rest proves itself.
-    true_hash = check_certificate_file(closed[2]).hash
-    for position in believed:
-        path.write_bytes(data[:position] + bytes([data[position] ^ 0x01]) + data[position + 1 :])
-        assert check_certificate_file(path).hash != true_hash, position
-    assert len(true_hash) == HASH_SIZE
+            certificate = check_certificate_file(path)
+        except RefusedError:
+            continue
+        assert certificate.hash != true_hash, position
 
 
 def test_no_certificate_that_is_cut_short_or_goes_on_is_believed(closed, tmp_path):

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Self
 
 import apsw
 
@@ -90,7 +91,7 @@ class Fleet:
     def __getitem__(self, name: str) -> Replica:
         return self.replicas[name]
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -27,19 +27,14 @@ from tests.helpers.fleet import BIRD, Fleet, scratch, stored_counts
 
 NAMES = ("ana", "ben", "cal", "dan")
 who = st.sampled_from(NAMES)
-scenarios = st.lists(
-    st.one_of(
-        st.tuples(st.just("write"), who),
-        st.tuples(st.just("write"), who),
-        st.tuples(st.just("meet"), who, who),
-        st.tuples(st.just("meet"), who, who),
-        st.tuples(st.just("meet"), who, who),
-        st.tuples(st.just("finish"), who),
-        st.tuples(st.just("finish"), who),
-        st.tuples(st.just("join"), who),
-    ),
-    max_size=26,
-)
+BY_KIND = {
+    "write": st.tuples(st.just("write"), who),
+    "meet": st.tuples(st.just("meet"), who, who),
+    "finish": st.tuples(st.just("finish"), who),
+    "join": st.tuples(st.just("join"), who),
+}
+WEIGHED = ("write",) * 4 + ("meet",) * 7 + ("finish",) * 4 + ("join",) * 2
+scenarios = st.lists(st.sampled_from(WEIGHED).flatmap(BY_KIND.__getitem__), min_size=10, max_size=40)
 
 
 class Both:
