@@ -50,12 +50,36 @@ class Knowledge:
     def _reach(self, log_id: bytes, length: int, head_hash: bytes) -> dict[bytes, int]:
         """Return what holding this header with its past means, as far as its past is known here."""
         log = self._history.by_id.get(log_id)
-        if log is None or log.applied_length < length:
+        if log is None or log.length < length:
             return {log_id: length}
-        ref = ChangeRef(log.log, length - 1)
-        if self._history.hash_at(ref) != head_hash:
+        if self._history.hash_at(ChangeRef(log.log, length - 1)) != head_hash:
             return {}  # Another branch: it says nothing about what is held of this one.
-        return {self._history.logs[index].log_id: seen for index, seen in self._history.vector(ref).items()}
+        return {self._history.logs[index].log_id: seen for index, seen in self._past(log, length).items()}
+
+    def _past(self, log: Log, length: int) -> dict[int, int]:
+        """Return what the first `length` changes of a log had seen, log -> length, parked ones read by their headers.
+
+        Without those, a member who goes on into the next epoch would seem to hold less than before.
+        """
+        history = self._history
+        found: dict[int, int] = {}
+        waiting = [(log, length)]
+        while waiting:
+            log, length = waiting.pop()
+            if found.get(log.log, 0) >= length:
+                continue
+            read = max(log.applied_length, found.get(log.log, 0))
+            if log.applied_length and found.get(log.log, 0) < min(length, log.applied_length):
+                ref = ChangeRef(log.log, min(length, log.applied_length) - 1)
+                for index, seen in history.vector(ref).items():
+                    found[index] = max(found.get(index, 0), seen)
+            found[log.log] = max(found.get(log.log, 0), length)
+            for stored in history.lines(log, read, length):
+                for hashed in stored.header.past:
+                    past = history.find(hashed)
+                    if past is not None:
+                        waiting.append((history.logs[past.log], past.seq + 1))
+        return found
 
     def held(self) -> dict[bytes, Held]:
         """Return every log that is held or known of, as this file has it."""
