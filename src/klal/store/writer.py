@@ -45,6 +45,9 @@ from klal.store.sql import Connection
 
 _UNNAMED_ORDER = b"\xff" * 72  # Sorts after every real order key; replaced when the change has one.
 _COUNTER_MAX = 0xFFFF
+# Ends the user's SQL. The authorizer is asked when a statement is prepared, and SQLite's cache of
+# prepared statements goes by the text: without it, klal's own text would be run unasked.
+_USERS = "\n--"
 _DEPTH_MAX = 1 << 30  # More savepoints than can be open at once.
 _ID_SIZE = 16
 
@@ -179,7 +182,8 @@ class Writer:
         cursor.exec_trace = trace
         try:
             # Null for every parameter: the caller's are bound when the statement runs.
-            cursor.execute(sql, apsw._null_bindings)  # type: ignore[attr-defined] # noqa: SLF001 - as apsw.ext does
+            nothing = apsw._null_bindings  # type: ignore[attr-defined] # noqa: SLF001 - as apsw.ext does
+            cursor.execute(sql, nothing, can_cache=False)
         except apsw.ExecTraceAbort:
             pass
         except apsw.Error as error:
@@ -206,8 +210,8 @@ class Writer:
             cursor = self._connection.cursor()
             # Asked before the first step: a finished statement no longer knows its columns.
             cursor.exec_trace = name_columns
-            rows = cursor.execute(sql, bindings).fetchall()
-            return Outcome(self._connection.total_changes() - before, columns[-1] if columns else (), rows)
+            rows = cursor.execute(sql + _USERS, bindings).fetchall()
+            return Outcome(self._connection.total_changes() - before, columns[0] if columns else (), rows)
 
     def run_quietly(self, sql: str, bindings: Any) -> int:
         """Run a statement that gives no rows, and return how many it changed: kept short, as `run_step` is."""
@@ -215,7 +219,7 @@ class Writer:
         before = connection.total_changes()
         self._is_user = True
         try:
-            connection.execute(sql, bindings)
+            connection.execute(sql + _USERS, bindings)
         except BaseException as error:
             self._fail(error)
             raise
@@ -226,7 +230,7 @@ class Writer:
     def run_many(self, sql: str, rows: Iterable[Any]) -> Outcome:
         """Run one statement for each row of bindings."""
         with self._running() as before:
-            self._connection.executemany(sql, rows)
+            self._connection.executemany(sql + _USERS, rows)
             return Outcome(self._connection.total_changes() - before, (), [])
 
     @contextmanager
