@@ -60,17 +60,25 @@ def check_store(store: Store, on_progress: Callable[[int, int], None] | None = N
         RefusedError: The first thing that does not hold, with its rule; `evidence` says where.
     """
     counts = [0, 0, 0, 0]
+
+    def check_receipts() -> None:
+        counts[2] = _check_receipts(store)
+
+    def check_certificates() -> None:
+        counts[3] = _check_certificates(store)
+
+    stages: tuple[tuple[str, Callable[[], None]], ...] = (
+        ("integrity_check", lambda: _check_pages(store)),
+        ("logs", lambda: _check_logs(store, counts, on_progress)),
+        ("receipts", check_receipts),
+        ("certificates", check_certificates),
+        ("members and closes", lambda: _check_entries(store)),
+        ("tables", lambda: _check_tables(store)),
+    )
     with store.reading():
         place = "the file"
         try:
-            for stage, check in (
-                ("integrity_check", lambda: _check_pages(store)),
-                ("logs", lambda: _check_logs(store, counts, on_progress)),
-                ("receipts", lambda: counts.__setitem__(2, _check_receipts(store))),
-                ("certificates", lambda: counts.__setitem__(3, _check_certificates(store))),
-                ("members and closes", lambda: _check_entries(store)),
-                ("tables", lambda: _check_tables(store)),
-            ):
+            for stage, check in stages:
                 place = stage
                 check()
         except RefusedError as error:
