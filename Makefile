@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 .PHONY: help demo test check lint bench soak rules clean
 
 help:
-	@echo "make demo    three teams, three islands, one season closed"
+	@echo "make demo    three teams, three islands, three seasons closed"
 	@echo "make test    the tests, two workers"
 	@echo "make check   lint, format, types, floors, pages, then the tests: what CI runs"
 	@echo "make bench   the benchmarks, results in bench/results"
