@@ -374,6 +374,8 @@ class Replica:
         store = self._store
         if store.in_transaction:
             raise UsageError("finish cannot run inside a transaction")
+        if store.identity is None:
+            raise ReadOnlyError(f"{self.path} is read-only here: the key of its member is not at hand")
         with store.reading():
             self._survey().check_may_finish(alone=alone)
         epoch = store.finish()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +34,14 @@ class Fence:
     Shape:
         token: 32 hex digits, or "" for a log that was never written.
         length, head_hash: the last seal made; 0 and empty before the first.
+        place: which file is written, from its first write until it is closed; else "". A copy of
+            an open file has the same token, so it must not go on in the log its original writes.
     """
 
     token: str
     length: int = 0
     head_hash: bytes = b""
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,19 @@ class Home:
             return None
         stored = _read(path)
         try:
-            return Fence(str(stored["token"]), int(str(stored["length"])), bytes.fromhex(str(stored["head_hash"])))
+            head_hash = bytes.fromhex(str(stored["head_hash"]))
+            return Fence(str(stored["token"]), int(str(stored["length"])), head_hash, str(stored.get("place", "")))
         except (KeyError, ValueError) as error:
             raise StoreError(f"{path} is damaged") from error
 
     def save_fence(self, space_id: bytes, log_id: bytes, fence: Fence) -> None:
         """Remember `fence`, durable when this returns."""
-        stored = {"token": fence.token, "length": fence.length, "head_hash": fence.head_hash.hex()}
+        stored: dict[str, object] = {
+            "token": fence.token,
+            "length": fence.length,
+            "head_hash": fence.head_hash.hex(),
+            "place": fence.place,
+        }
         _write(self._fence_path(space_id, log_id), stored)
 
     def _space(self, space_id: bytes) -> Path:
@@ -121,10 +131,16 @@ def _write(path: Path, stored: dict[str, object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some systems cannot open a folder; there the rename alone must do.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -46,6 +46,7 @@ class Intake:
         history: History,
         knowledge: Knowledge,
         admit_member: Callable[[Log, int, Act], None],
+        leave_own_log: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._history = history
@@ -55,7 +56,7 @@ class Intake:
         self._stranger_size = 0
         self._small: dict[tuple[int, int], dict[int, bytes]] = {}
         self.own_log: int | None = None
-        self.own_log_grew = False
+        self._leave_own_log = leave_own_log
 
     # -- headers -----------------------------------------------------------------------
 
@@ -94,7 +95,7 @@ class Intake:
         if fresh and log.log == self.own_log:
             # My own log is longer elsewhere: this file is a copy or a rollback that no
             # fence could see. What is theirs is taken; what I write next is a new log.
-            self.own_log_grew = True
+            self._leave_own_log()
         for link in fresh:
             state = STATE_LACKING if link.header.parts else STATE_HELD
             lsn = self._history.append(log, link.data, link.hash, state, 0, None)
@@ -270,6 +271,10 @@ class Intake:
                     count = self._history.slice_count(stored, index)
                     if count:
                         yield stored.header.seq, part.table_id, count
+
+    def is_stranger(self, arrival: object) -> bool:
+        """True when an arrival is of a log that waits for its invitation."""
+        return getattr(arrival, "log_id", None) in self._strangers
 
     def waiting(self) -> Iterator[tuple[bytes, bytes, bytes, int, bytes]]:
         """Yield (log id, member id, incarnation, length, head hash) of strangers' logs in memory."""

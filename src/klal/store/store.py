@@ -6,9 +6,9 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier
 from klal.store.catalog import Catalog
 from klal.store.epochs import Epochs
-from klal.store.file import create_file, translate
+from klal.store.file import create_file, translate, translated
 from klal.store.history import STATE_HELD, History, Log
 from klal.store.home import Fence, Home, Identity
 from klal.store.intake import Intake
@@ -67,13 +67,15 @@ class Store:
         self.applier = Applier(connection, self.history, self.catalog, self.rows)
         self.epochs = Epochs(connection, self.history, self.catalog, self.applier)
         self.knowledge = Knowledge(connection, self.history)
-        self.intake = Intake(connection, self.history, self.knowledge, self._admit_member)
+        self.intake = Intake(connection, self.history, self.knowledge, self._admit_member, self._leave_own_log)
         self.writer = Writer(
             connection, self.history, self.catalog, self.rows, self.applier, world.clock, world.entropy, path
         )
         self._data_version = -1
         self._is_fenced = False
         self._depth = 0
+        found = path.stat()
+        self._place = f"{found.st_dev}:{found.st_ino}"
         self._synchronous = "normal"
         self.identity: Identity | None = None
         try:
@@ -170,6 +172,9 @@ class Store:
         self.begin(durable=durable)
         try:
             yield
+        except apsw.Error as error:
+            self.rollback()
+            raise translate(error, self.path) from error
         except BaseException:
             self.rollback()
             raise
@@ -293,6 +298,14 @@ class Store:
         self._data_version = connection.data_version()
         return row_count, change
 
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn SQLite's errors inside the block into klal's."""
+        try:
+            yield
+        except apsw.Error as error:
+            raise translate(error, self.path) from error
+
     def rollback(self) -> None:
         """Undo the running transaction."""
         self._undo()
@@ -325,9 +338,11 @@ class Store:
         fence = self._home.fence(self.space_id, own.log.log_id)
         if fence is None or fence.token != self._meta("fence") or own.log.length < fence.length:
             return False
+        if fence.place not in ("", self._place):
+            return False
         if fence.length and self.history.hash_at(ChangeRef(own.log.log, fence.length - 1)) != fence.head_hash:
             return False
-        return not self.intake.own_log_grew
+        return True
 
     def _pass_fence(self) -> None:
         """Swap the fence's token, or begin a new log if file and home disagree (LOG-6)."""
@@ -336,17 +351,28 @@ class Store:
         own = self.writer.own
         assert own is not None, "_begin_log made it"
         token = self._world.entropy.token(_TOKEN_SIZE).hex()
-        self._home.save_fence(self.space_id, own.log.log_id, self._fence(token))
+        self._home.save_fence(self.space_id, own.log.log_id, self._fence(token, self._place))
         self._set_meta("fence", token)
         self._set_meta("member_id", self.member_id)
         self._is_fenced = True
 
-    def _fence(self, token: str) -> Fence:
+    def _fence(self, token: str, place: str) -> Fence:
         own = self.writer.own
         assert own is not None
         length = self.history.sealed_length(own.log)
         head = self.history.hash_at(ChangeRef(own.log.log, length - 1)) if length else b""
-        return Fence(token, length, head)
+        return Fence(token, length, head, place)
+
+    def _leave_own_log(self) -> None:
+        """Never write the own log again: it is longer elsewhere (LOG-6).
+
+        Said in the file, in the transaction that takes what is theirs, so that no later
+        opening goes on where another file has gone on already.
+        """
+        self._set_meta("own_log", None)
+        self.intake.own_log = None
+        self.writer.own = None
+        self._is_fenced = False
 
     def _begin_log(self) -> None:
         assert self.identity is not None
@@ -361,7 +387,6 @@ class Store:
         self._set_meta("own_log", log.log)
         self._set_meta("indexed_length", 0)
         self.intake.own_log = log.log
-        self.intake.own_log_grew = False
         self._load_own(log)
 
     # -- seals and receipts --------------------------------------------------------------
@@ -396,7 +421,7 @@ class Store:
             self.history.index_hashes(own.log, self.indexed_length(own.log))
             self._set_meta("indexed_length", own.log.length)
         if self._is_fenced:
-            self._home.save_fence(self.space_id, own.log.log_id, self._fence(str(self._meta("fence"))))
+            self._home.save_fence(self.space_id, own.log.log_id, self._fence(str(self._meta("fence")), self._place))
 
     def sign_receipt(self) -> None:
         """Sign what is durably held here, if that says anything new (RCP-3)."""
@@ -602,7 +627,7 @@ class Store:
             raise ReadOnlyError(f"{self.path} is read-only here: only a member can invite")
         genesis = self.genesis
         if genesis.policy.invited_by == "steward" and self.member_id != genesis.founder:
-            raise MembershipError("only the steward of this space may invite", rule="MEM-5")
+            raise UsageError("only the steward of this space may invite")
         seed = self._world.entropy.token(SEED_SIZE)
         ticket_key = SigningKey(seed)
         invitation = make_invitation(assert_identity.key, self.space_id, ticket_key.member_id, use_count_max)
@@ -676,40 +701,71 @@ class Store:
                 self.rollback()
             if self.identity is not None and not self.connection.readonly("main"):
                 self.seal()
+                self._release_fence()
         finally:
             self.connection.close()
+
+    def _release_fence(self) -> None:
+        """Say that the log is written no more for now: from here on its last seal tells copies apart."""
+        own = self.writer.own
+        if not self._is_fenced or own is None:
+            return
+        fence = self._home.fence(self.space_id, own.log.log_id)
+        if fence is not None and (fence.token, fence.place) == (self._meta("fence"), self._place):
+            self._home.save_fence(self.space_id, own.log.log_id, replace(fence, place=""))
 
 
 def found_space(path: Path, home: Home, world: World, genesis: Genesis, key: SigningKey) -> Store:
     """Create a file with a new space, its genesis written and sealed."""
-    home.save_identity(genesis.space_id, Identity(key, genesis.founder_name))
-    connection = create_file(path)
-    with connection:
-        _write_origin(connection, genesis, key.member_id)
-    store = Store(connection, path, home, world, None)
-    store.found(genesis)
-    store.seal()
-    return store
+    identity = Identity(key, genesis.founder_name)
+
+    def begin(store: Store) -> None:
+        store.found(genesis)
+
+    return _make(path, home, world, genesis, identity, None, begin)
 
 
 def join_space(path: Path, home: Home, world: World, ticket: Ticket, name: str) -> Store:
     """Create a file of an existing space from a ticket, as a new or a returning member."""
     genesis = ticket.genesis
-    space_id = genesis.space_id
-    returning = [identity for identity in home.identities(space_id) if identity.name == name]
+    returning = [identity for identity in home.identities(genesis.space_id) if identity.name == name]
     identity = returning[0] if returning else Identity(SigningKey(world.entropy.token(SEED_SIZE)), name)
-    home.save_identity(space_id, identity)
+
+    def begin(store: Store) -> None:
+        store.apply_ready()
+        if returning:
+            store.keep_ticket(ticket)
+        else:
+            store.enter(ticket)
+
+    return _make(path, home, world, genesis, identity, ticket, begin)
+
+
+def _make(
+    path: Path,
+    home: Home,
+    world: World,
+    genesis: Genesis,
+    identity: Identity,
+    ticket: Ticket | None,
+    begin: Callable[[Store], None],
+) -> Store:
+    """Create a file and let `begin` write its first change; on any failure no file is left."""
     connection = create_file(path)
-    with connection:
-        _write_origin(connection, genesis, identity.key.member_id)
-        _write_genesis(connection, ticket, space_id)
-    store = Store(connection, path, home, world, name)
-    store.apply_ready()
-    if returning:
-        store.keep_ticket(ticket)
-    else:
-        store.enter(ticket)
-    store.seal()
+    try:
+        with translated(path), connection:
+            _write_origin(connection, genesis, identity.key.member_id)
+            if ticket is not None:
+                _write_genesis(connection, ticket, genesis.space_id)
+        home.save_identity(genesis.space_id, identity)
+        store = Store(connection, path, home, world, identity.name)
+        begin(store)
+        store.seal()
+    except BaseException:
+        connection.close()
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        raise
     return store
 
 
