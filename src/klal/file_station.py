@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from klal.errors import RefusedError
+from klal.errors import ForkError, RefusedError
 from klal.model.codec import tree_leaf
 from klal.model.receipt import Receipt
 from klal.rules.admit import slice_count_of
@@ -119,12 +119,19 @@ class FileStation:
             RefusedError: It breaks a rule; nothing of it is stored.
         """
         store = self._store
+        if isinstance(arrival, Run) or store.intake.is_stranger(arrival):
+            # What can be refused after some of it was written stands in a batch of its own.
+            self._flush()
         if not store.in_transaction:
             store.begin(durable=True)
         try:
-            self._take(arrival)
+            with store.translated():
+                self._take(arrival)
+        except ForkError:
+            raise  # The evidence is kept, and nothing else was written.
         except RefusedError:
-            # Checks come before writes, so what the batch stored so far stands.
+            if self._pending == 0:
+                store.rollback()
             raise
         except BaseException:
             store.rollback()

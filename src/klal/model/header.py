@@ -35,8 +35,9 @@ HEADER_VERSION = 1
 NO_CERTIFICATE = bytes(HASH_SIZE)
 ACTS_TABLE = bytes(TABLE_ID_SIZE)  # The part of membership, schema and epoch acts: every scope holds it.
 
-# version, past_count, part_count, spare, epoch, seq, unix_ms (48 bits) << 16 | counter, backlink, certificate
+# version, past_count, part_count, flags, epoch, seq, unix_ms (48 bits) << 16 | counter, backlink, certificate
 _FIXED = struct.Struct(">BBBBIQQ32s32s")
+_SEALED = 1  # The one flag: a seal stands exactly here (SEA-3).
 _PART = struct.Struct(">16s32sQI")
 
 
@@ -67,6 +68,7 @@ class Header:
         certificate: newest certificate in the past, or 32 zero bytes.
         past: at most 16 header hashes of other logs, ascending, that the writer had applied.
         parts: one per table, ascending by table id.
+        is_sealed: a seal stands exactly here, as it must at a Close (SEA-3).
     """
 
     seq: int
@@ -77,6 +79,7 @@ class Header:
     certificate: bytes
     past: tuple[bytes, ...]
     parts: tuple[Part, ...]
+    is_sealed: bool = False
 
     def encode(self) -> bytes:
         """Return the one byte form of this header."""
@@ -88,6 +91,7 @@ class Header:
             self.certificate,
             self.past,
             self.parts,
+            is_sealed=self.is_sealed,
         )
 
     @staticmethod
@@ -99,11 +103,13 @@ class Header:
         """
         if not _FIXED.size <= len(data) <= HEADER_SIZE_MAX:
             raise MalformedError(f"header has {len(data)} bytes, want {_FIXED.size} to {HEADER_SIZE_MAX}", rule="HDR-1")
-        version, past_count, part_count, spare, epoch, seq, clock, backlink, certificate = _FIXED.unpack_from(data)
+        version, past_count, part_count, flags, epoch, seq, clock, backlink, certificate = _FIXED.unpack_from(data)
         if version != HEADER_VERSION:
             raise MalformedError(f"header has version {version}, want {HEADER_VERSION}", rule="HDR-2")
-        if past_count > PAST_COUNT_MAX or part_count > PART_COUNT_MAX or spare:
-            raise MalformedError(f"header counts {past_count}, {part_count}, {spare} are out of bounds", rule="HDR-3")
+        if past_count > PAST_COUNT_MAX or part_count > PART_COUNT_MAX or flags > _SEALED:
+            raise MalformedError(
+                f"header has counts {past_count}, {part_count} and flags {flags}, out of bounds", rule="HDR-3"
+            )
         past_end = _FIXED.size + past_count * HASH_SIZE
         if len(data) != past_end + part_count * _PART.size:
             raise MalformedError(f"header has {len(data)} bytes, its counts say otherwise", rule="HDR-1")
@@ -120,7 +126,7 @@ class Header:
         for part in parts:
             if not 0 < part.size <= PART_SIZE_MAX:
                 raise MalformedError(f"part has {part.size} bytes, want 1 to {PART_SIZE_MAX}", rule="HDR-3")
-        return Header(seq, epoch, clock >> 16, clock & 0xFFFF, backlink, certificate, past, parts)
+        return Header(seq, epoch, clock >> 16, clock & 0xFFFF, backlink, certificate, past, parts, bool(flags))
 
     @property
     def payload_size(self) -> int:
@@ -136,13 +142,15 @@ def encode_header(
     certificate: bytes,
     past: Sequence[bytes],
     parts: Sequence[Part | tuple[bytes, bytes, int, int]],
+    *,
+    is_sealed: bool = False,
 ) -> bytes:
     """Return the bytes of a header from its fields; a commit makes no Header to throw away.
 
     Args:
         clock: unix_ms << 16 | counter.
     """
-    fixed = _FIXED.pack(HEADER_VERSION, len(past), len(parts), 0, epoch, seq, clock, backlink, certificate)
+    fixed = _FIXED.pack(HEADER_VERSION, len(past), len(parts), is_sealed, epoch, seq, clock, backlink, certificate)
     return b"".join((fixed, *past, *[_PART.pack(*part) for part in parts]))
 
 

@@ -45,6 +45,7 @@ _VALUES_COMPRESSED = 4
 # Below this a zstd frame costs more than it saves, in bytes and in time.
 _COMPRESS_MIN_SIZE = 256
 _KEY_COUNT_MAX = 64
+LIFE_MAX = (1 << 53) - 1
 
 _VALUE_TYPES = {type(None), int, float, str, bytes}
 _encode = msgspec.msgpack.Encoder().encode
@@ -162,7 +163,7 @@ def _decode_segment(part: bytes, start: int) -> tuple[Segment, int]:
         part[keys_start:values_start], keys_plain, row_count, compressed=bool(flags & _KEYS_COMPRESSED)
     )
     lives = key_columns.pop() if flags & _LIVES and key_columns else None
-    if lives is not None and not all(type(life) is int and 0 < life < 1 << 53 for life in lives):
+    if lives is not None and not all(type(life) is int and 0 < life <= LIFE_MAX for life in lives):
         raise MalformedError("segment has a life that is no positive number", rule="PAY-4")
     if not 0 < len(key_columns) <= _KEY_COUNT_MAX:
         raise MalformedError(f"segment has {len(key_columns)} key columns", rule="PAY-4")

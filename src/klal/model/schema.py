@@ -52,6 +52,7 @@ _NOT_TYPE_WORDS = frozenset(
         "UNIQUE",
     ]
 )
+_SUFFIX = re.compile(r"__[0-9a-f]{16}([0-9a-f]{16})?$")
 _NUMERIC_TEXT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
 
@@ -121,7 +122,7 @@ def check_column(column: Column) -> None:
         MalformedError: SCH-4, naming the field. Types are a small grammar and defaults
             literals or listed functions, so that no SQL text of a peer is ever run.
     """
-    if not 0 < len(column.name) <= NAME_LENGTH_MAX or "\0" in column.name:
+    if not 0 < len(column.name) <= NAME_LENGTH_MAX or "\0" in column.name or has_suffix(column.name):
         raise MalformedError(f"column name {column.name!r:.40} is not usable", rule="SCH-4")
     is_type = column.type.isascii() and _TYPE.fullmatch(column.type) is not None
     if not is_type or not _NOT_TYPE_WORDS.isdisjoint(column.type.upper().split()):
@@ -185,7 +186,12 @@ def check_definition(definition: TableDefinition) -> None:
 
 def is_reserved(table_name: str) -> bool:
     """True for names that belong to SQLite or to klal (T41)."""
-    return table_name.casefold().startswith(("sqlite_", "klal_"))
+    return table_name.casefold().startswith(("sqlite_", "klal_")) or has_suffix(table_name)
+
+
+def has_suffix(name: str) -> bool:
+    """True for names that end as those of tables or columns told apart by their ids do (SCH-3)."""
+    return _SUFFIX.search(name.casefold()) is not None
 
 
 def is_as_stored(affinity: str, value: Value) -> bool:

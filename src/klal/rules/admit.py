@@ -84,6 +84,11 @@ def check_chain(space_id: bytes, run: SealedRun) -> list[Link]:
         # Number 0 is the one header whose predecessor is known without holding anything.
         before = links[-1].hash if links else run.log_id if seq == 0 else header.backlink
         _check_backlink(header, before)
+        if links and links[-1].header.is_sealed:
+            # The seal at a Close is evidence that others need: nobody may join runs across it.
+            raise LinkError(
+                f"run goes on beyond {seq - 1}, which is sealed there", rule="SEA-3", evidence=links[-1].hash
+            )
         links.append(Link(header, header_hash(space_id, data), data))
     _check_seal(space_id, run, links[-1])
     return links

@@ -145,7 +145,8 @@ class Applier:
         """Return the rule that this header breaks against its own past, or None."""
         newest = None if header.seq == 0 else self._history.read(ChangeRef(log.log, header.seq - 1))
         before = None if newest is None else newest.header
-        if newest is not None and newest.state == STATE_APPLIED and not past:
+        is_plain = newest is not None and all(part.table_id != ACTS_TABLE for part in newest.header.parts)
+        if newest is not None and newest.state == STATE_APPLIED and is_plain and not past:
             same_certificate = header.certificate == newest.header.certificate
             if same_certificate and header.epoch >= newest.header.epoch:
                 return None  # Nothing new was seen, so nothing new can be wrong.
@@ -203,6 +204,8 @@ class Applier:
                     self._catalog.declare_column(act.table_id, act.column)
                 case Genesis():
                     self.not_after_ms = act.policy.not_after_ms
+                case Close() if not stored.header.is_sealed:
+                    raise MalformedError(f"close of epoch {act.epoch} is not sealed exactly there", rule="SEA-3")
                 case Close() if act.epoch != stored.header.epoch:
                     raise MalformedError(f"close of epoch {act.epoch} in epoch {stored.header.epoch}", rule="EPO-1")
                 case _:

@@ -22,8 +22,6 @@ from klal.store.declare import column_sql, table_sql
 from klal.store.layout import quote
 from klal.store.sql import Connection
 
-_SUFFIX_DIGITS = 8
-
 
 @dataclass(frozen=True, slots=True)
 class ColumnInfo:
@@ -273,7 +271,7 @@ class Catalog:
         # Losers first: the plain name must be free before its new owner takes it.
         for tab, name, new_name in reversed(wanted):
             if name != new_name:
-                self._connection.execute(f"ALTER TABLE main.{quote(name)} RENAME TO {quote(new_name)}")
+                self._rename(f"ALTER TABLE main.{quote(name)} RENAME TO {quote(new_name)}")
                 self._connection.execute("UPDATE klal_table SET name = ? WHERE tab = ?", (new_name, tab))
 
     def declare_column(self, table_id: bytes, column: Column) -> None:
@@ -307,11 +305,15 @@ class Catalog:
         )
         self.load()
 
+    def _rename(self, sql: str) -> None:
+        try:
+            self._connection.execute(sql)
+        except apsw.Error as error:
+            raise MalformedError(f"a table or column cannot take its name: {error}", rule="SCH-3") from error
+
     def _rename_column(self, table: Table, info: ColumnInfo) -> None:
         name = _suffixed(info.column.name, info.column_id)
-        self._connection.execute(
-            f"ALTER TABLE main.{quote(table.name)} RENAME COLUMN {quote(info.name)} TO {quote(name)}"
-        )
+        self._rename(f"ALTER TABLE main.{quote(table.name)} RENAME COLUMN {quote(info.name)} TO {quote(name)}")
         self._connection.execute(
             "UPDATE klal_column SET name = ? WHERE tab = ? AND column_id = ?", (name, table.tab, info.column_id)
         )
@@ -331,4 +333,4 @@ def check_addable(column: Column) -> None:
 
 
 def _suffixed(name: str, identity: bytes) -> str:
-    return f"{name}__{identity.hex()[:_SUFFIX_DIGITS]}"
+    return f"{name}__{identity.hex()}"

@@ -20,6 +20,7 @@ from klal.model.certificate import check_certificate
 from klal.model.header import ACTS_TABLE, header_hash
 from klal.model.keys import log_id_of
 from klal.model.payload import part_root
+from klal.rules.closing import Cut
 from klal.store.epochs import Replay, rows_root
 from klal.store.history import STATE_APPLIED, STATE_HELD, STATE_LACKING, STATE_VOID, Log
 from klal.store.layout import quote
@@ -179,12 +180,14 @@ def _check_certificates(store: Store) -> int:
             raise LinkError(f"{where} is not here", rule="CRT-1", evidence=where)
         check_certificate(stored.encode())
         kept = store.connection.execute("SELECT hash FROM klal_epoch WHERE epoch = ?", (epoch,)).get
-        previous = store.applier.closed[epoch - 1].certificate_hash if epoch else bytes(32)
-        if kept != stored.hash or stored.body.previous != previous:
-            raise LinkError(f"{where} does not follow the one before it", rule="CRT-1", evidence=where)
-        rows = store.epochs.rows_at(closed.cut, replayed=True)
-        if rows.root != stored.body.rows_root:
+        again = store.epochs.certify(closed.cut, replayed=True)
+        if again.body.rows_root != stored.body.rows_root:
             raise LinkError(f"{where} names other rows than history gives", rule="CRT-3", evidence=where)
+        if kept != stored.hash or stored != again:
+            raise LinkError(f"{where} is not the one that history gives", rule="CRT-1", evidence=where)
+    if isinstance(store.epochs.next_cut(), Cut):
+        where = f"certificate of epoch {len(store.applier.closed)}"
+        raise LinkError(f"{where} is not here, though the epoch is complete", rule="EPO-5", evidence=where)
     return len(store.applier.closed)
 
 

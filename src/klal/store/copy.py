@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from klal.errors import UsageError
+from klal.errors import StoreError, UsageError
 from klal.store.file import translated
 from klal.store.sql import Connection
 
@@ -36,9 +36,18 @@ def backup_to(connection: Connection, to: Path, on_progress: Callable[[int, int]
                 copy.execute("DELETE FROM klal_meta WHERE name IN ('member_id', 'own_log', 'fence')")
             finally:
                 copy.close()
-        # Linked, not renamed: a file that appeared meanwhile is never replaced.
-        os.link(partial, to)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        _reserve(to)
+        partial.replace(to)
     except FileExistsError as error:
         raise UsageError(f"{to} exists already") from error
+    except OSError as error:
+        raise StoreError(f"{to} cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _reserve(to: Path) -> None:
+    """Take the name with an empty file, so that one that appeared meanwhile is never replaced."""
+    os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

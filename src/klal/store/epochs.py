@@ -112,15 +112,17 @@ class Epochs:
         cut = self.next_cut()
         if not isinstance(cut, Cut):
             return False
-        certificate = self._certify(cut)
+        certificate = self.certify(cut)
         self._connection.execute(
             "INSERT INTO klal_epoch VALUES(?,?,?)", (cut.epoch, certificate.hash, pack(certificate))
         )
         self._applier.closed.append(Closed(certificate.hash, cut))
         return True
 
-    def _certify(self, cut: Cut) -> Certificate:
+    def certify(self, cut: Cut, *, replayed: bool = False) -> Certificate:
+        """Return the certificate of a cut that is complete here, from history alone if `replayed` (CRT-1 to CRT-4)."""
         history = self._history
+        earlier = self._applier.closed[: cut.epoch]
         frontier = Frontier(
             {
                 history.logs[log].log_id: Head(length, history.hash_at(ChangeRef(log, length - 1)))
@@ -131,14 +133,14 @@ class Epochs:
         payload_size = 0
         for log, length in cut.lengths.items():
             payload_size += sum(stored.header.payload_size for stored in history.lines(history.logs[log], 0, length))
-        rows = self.rows_at(cut)
+        rows = self.rows_at(cut, replayed=replayed)
         names = self._names(cut)
-        before = set(self._applier.closed[-1].cut.counted) if self._applier.closed else set()
+        before = set(earlier[-1].cut.counted) if earlier else set()
         body = Body(
             version=1,
             space_id=history.space_id,
             epoch=cut.epoch,
-            previous=self._applier.closed[-1].certificate_hash if self._applier.closed else NO_CERTIFICATE,
+            previous=earlier[-1].certificate_hash if earlier else NO_CERTIFICATE,
             history_root=frontier.root(),
             rows_root=rows.root,
             change_count=frontier.change_count,

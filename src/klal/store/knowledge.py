@@ -44,7 +44,8 @@ class Knowledge:
                 for log_id, length in self._reach(head.log_id, head.length, head.head_hash).items():
                     lengths[log_id] = max(lengths.get(log_id, 0), length)
             for head in statement.parked:
-                lengths[head.log_id] = max(lengths.get(head.log_id, 0), head.length)
+                if self._is_our_branch(head.log_id, head.length, head.head_hash):
+                    lengths[head.log_id] = max(lengths.get(head.log_id, 0), head.length)
         return found
 
     def _reach(self, log_id: bytes, length: int, head_hash: bytes) -> dict[bytes, int]:
@@ -80,6 +81,13 @@ class Knowledge:
                     if past is not None:
                         waiting.append((history.logs[past.log], past.seq + 1))
         return found
+
+    def _is_our_branch(self, log_id: bytes, length: int, head_hash: bytes) -> bool:
+        """False when this file holds another header at that place (COV-3)."""
+        log = self._history.by_id.get(log_id)
+        if log is None or log.length < length:
+            return True
+        return self._history.hash_at(ChangeRef(log.log, length - 1)) == head_hash
 
     def held(self) -> dict[bytes, Held]:
         """Return every log that is held or known of, as this file has it."""

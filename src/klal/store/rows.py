@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 
+from klal.errors import UsageError
 from klal.model.codec import pack
+from klal.model.payload import LIFE_MAX
 from klal.model.schema import Key, Value
 from klal.rules.merge import ChangeRef, Entry, RowState, same
 from klal.store.catalog import Table
@@ -177,6 +179,8 @@ class Rows:
         if dead is None:
             return 1
         life: int = dead + 1
+        if life > LIFE_MAX:
+            raise UsageError(f"key {key_text(key)} of table {table.name} has had every life a key can have")
         self._connection.execute("DELETE FROM klal_dead WHERE tab = ? AND key = ?", place)
         self._connection.execute("INSERT OR REPLACE INTO klal_life VALUES(?,?,?,0)", (*place, life))
         self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", place)

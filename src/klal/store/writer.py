@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from klal.errors import RefusedError, UsageError
-from klal.model.acts import Act, AddColumn, CreateTable, encode_acts
+from klal.model.acts import Act, AddColumn, Close, CreateTable, encode_acts
 from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, tree_leaf
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Part, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
@@ -490,7 +490,9 @@ class Writer:
         closed = self._applier.closed
         certificate = closed[-1].certificate_hash if closed else NO_CERTIFICATE
         clock = self._tick(own)
-        encoded = encode_header(seq, self.epoch, clock, log.head_hash if seq else log.log_id, certificate, past, sizes)
+        backlink = log.head_hash if seq else log.log_id
+        is_sealed = any(isinstance(act, Close) for act in self._acts)
+        encoded = encode_header(seq, self.epoch, clock, backlink, certificate, past, sizes, is_sealed=is_sealed)
         hashed = header_hash(history.space_id, encoded)
         own.stamp_max = stamp = order_stamp(clock >> 16, self._applier.not_after_ms, own.stamp_max)
         if len(payload) <= INLINE_SIZE_MAX:

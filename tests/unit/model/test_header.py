@@ -79,7 +79,7 @@ def _with(offset: int, layout: str, value: int) -> bytes:
         (_with(1, ">B", PAST_COUNT_MAX + 1), "HDR-3"),
         (_with(1, ">B", 3), "HDR-1"),
         (_with(2, ">B", PART_COUNT_MAX + 1), "HDR-3"),
-        (_with(3, ">B", 1), "HDR-3"),
+        (_with(3, ">B", 2), "HDR-3"),
         (_with(4, ">I", EPOCH_MAX + 1), "HDR-3"),
         (_with(8, ">Q", SEQ_MAX + 1), "HDR-3"),
         (_with(88, ">B", 9), "HDR-4"),
