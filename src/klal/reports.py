@@ -114,6 +114,7 @@ class SyncReport:
     Shape:
         equal: both roots are the same now, with the last remote that was named.
         refused: sentences about what was not taken, and why.
+        is_finished: False when it was cut, by `byte_count_max`.
     """
 
     sent: Traffic
@@ -121,6 +122,7 @@ class SyncReport:
     equal: bool
     root: bytes
     refused: tuple[str, ...] = ()
+    is_finished: bool = True
 
     @property
     def sent_count(self) -> int:
@@ -139,6 +141,7 @@ class SyncReport:
             "equal": self.equal,
             "root": self.root.hex(),
             "refused": list(self.refused),
+            "finished": self.is_finished,
         }
 
 

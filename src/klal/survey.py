@@ -65,7 +65,12 @@ class Survey:
 
     @cached_property
     def stable(self) -> dict[bytes, int]:
-        """Log id -> the prefix that every member is known to hold (STB-1)."""
+        """Log id -> the prefix that every member is known to hold (STB-1).
+
+        While nobody else is known nothing is stable: one disk is one disk (W4).
+        """
+        if len(self.names) < 2:
+            return {}
         return stable_lengths(self.names, self.claims, self.held)
 
     @cached_property

@@ -49,7 +49,18 @@ class Mallory:
         self.write({ACTS_TABLE: encode_acts((act,), SALT)}, past=(genesis,))
         return self
 
-    def write(self, parts, *, past=(), unix_ms=START_MS, epoch=0, seq=None, backlink=None, certificate=NO_CERTIFICATE):
+    def write(
+        self,
+        parts,
+        *,
+        past=(),
+        unix_ms=START_MS,
+        epoch=0,
+        seq=None,
+        backlink=None,
+        certificate=NO_CERTIFICATE,
+        is_sealed=False,
+    ):
         seq = len(self.data) if seq is None else seq
         header = Header(
             seq,
@@ -60,6 +71,7 @@ class Mallory:
             certificate,
             tuple(sorted(past)),
             tuple(Part(t, part_root(d), len(d), 1) for t, d in sorted(parts.items())),
+            is_sealed,
         )
         self.data.append(header.encode())
         self.payloads.extend((seq, table, data) for table, data in sorted(parts.items()))
@@ -329,7 +341,7 @@ def test_a_member_who_joins_twice_under_two_names_is_one_and_named_alike_in_ever
     logs[0].push("ana")
     logs[1].push("ben")
     fleet.gather()
-    logs[0].write({ACTS_TABLE: encode_acts((Close(0),), SALT)})
+    logs[0].write({ACTS_TABLE: encode_acts((Close(0),), SALT)}, is_sealed=True)
     logs[0].push("ana")
     for name in fleet.names:
         fleet[name].finish()

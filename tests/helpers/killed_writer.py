@@ -3,9 +3,9 @@
     python killed_writer.py FILE HOME FOLDER
 
 Reads one seed per line, and for each starts a process that writes until it is killed; it is a fork, so that a test
-need not wait for Python to start. One JSON line says its {"pid"}, and one that it {"ended"}, by which signal. In between, the
-writer says {"step"} before it does one, and {"change", "rows", "bulk"} once a change is committed: rows is
-{key: value or null}, bulk [prefix, count, value] stands for rows whose keys are prefix and a number.
+need not wait for Python to start. One JSON line says its {"pid"}, and one that it {"ended"}, by which signal. In
+between, the writer says {"step"} before it does one, and {"change", "rows", "bulk"} once a change is committed: rows
+is {key: value or null}, bulk [prefix, count, value] stands for rows whose keys are prefix and a number.
 """
 
 import json

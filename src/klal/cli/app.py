@@ -341,7 +341,9 @@ def sync(
 
     def draw(out: Output) -> None:
         out.draw(render.traffic(report))
-        if report["equal"]:
+        if not report["finished"]:
+            out.say(Text.assemble(("stopped", "bold yellow"), ": the limit was reached; what arrived whole is kept"))
+        elif report["equal"]:
             out.say(Text.assemble(("equal", "bold green"), f": both sides hold the same, root {report['root'][:16]}"))
         else:
             owed = [

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -575,11 +576,11 @@ def _try_next(stage: Stage, seconds: float) -> None:
         "lost and brought back, nothing missing. The files are yours, as Dream. Try:",
     )
     stage.out.say()
-    stage.out.say(f"    {'set' if os.name == 'nt' else 'export'} KLAL_HOME={team.home}")
+    stage.out.say(f"    {'set' if os.name == 'nt' else 'export'} KLAL_HOME={shlex.quote(str(team.home))}")
     names = {"FILE": str(team.file), "SHIP": str(stage.ship), "DREAM": str(team.folder)}
     for line in TRY_NEXT:
         for name, path in names.items():
-            line = line.replace(name, path)  # noqa: PLW2901 - the line as it is to be typed
+            line = line.replace(name, shlex.quote(path))  # noqa: PLW2901 - the line as it is to be typed
         stage.out.say(f"    {_program()} {line}")
     stage.out.say()
 

@@ -17,7 +17,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from klal.cli.text import jsonable, shown
-from klal.errors import IncompleteError, KlalError, UsageError
+from klal.errors import ConstraintError, IncompleteError, KlalError, UsageError
 
 
 class Exit(IntEnum):
@@ -112,6 +112,6 @@ def kind(error: KlalError) -> str:
 
 def exit_code(error: KlalError) -> Exit:
     """Return what the shell is told of `error`."""
-    if isinstance(error, UsageError):
+    if isinstance(error, UsageError) and not isinstance(error, ConstraintError):
         return Exit.USAGE
     return Exit.INCOMPLETE if isinstance(error, IncompleteError) else Exit.FAILED

@@ -127,14 +127,24 @@ class Intake:
     def _meet_stranger(self, log_id: bytes, acts_bytes: bytes) -> None:
         """Admit a stranger whose first change shows a valid invitation (MEM-1)."""
         runs = self._strangers[log_id]
-        member_id, incarnation, links, _ = runs[0]
+        member_id, incarnation, _, _ = runs[0]
         acts = decode_acts(acts_bytes)
         log = Log(0, log_id, member_id, incarnation)
         joins = [act for act in acts if isinstance(act, Join | Genesis)]
         if len(joins) != 1:
             raise MembershipError(f"log {log_id.hex()[:8]} begins with neither a genesis nor a join", rule="MEM-1")
         self._admit_member(log, 0, joins[0])
-        del self._strangers[log_id]
+        self._adopt(log_id, member_id, incarnation)
+
+    def _adopt_known(self) -> None:
+        """Store the logs of strangers who are known by now: a member's second log shows no join of its own."""
+        for log_id, runs in list(self._strangers.items()):
+            member_id, incarnation, _, _ = runs[0]
+            if self.is_member(member_id):
+                self._adopt(log_id, member_id, incarnation)
+
+    def _adopt(self, log_id: bytes, member_id: bytes, incarnation: bytes) -> None:
+        runs = self._strangers.pop(log_id)
         self._stranger_size -= sum(len(link.data) for _, _, links, _ in runs for link in links)
         stored = self._history.by_id.get(log_id) or self._history.add_log(log_id, member_id, incarnation)
         for _, _, links, seal in runs:
@@ -157,6 +167,7 @@ class Intake:
         """Keep one slice of one part, once its hash is right."""
         if log_id in self._strangers:
             self._take_stranger_slice(log_id, seq, table_id, index, data)
+            self._adopt_known()
         found = self._wanted(log_id, seq, table_id)
         if found is None:
             return
@@ -177,7 +188,7 @@ class Intake:
             self._raise_payload_length(log)
 
     def _take_stranger_slice(self, log_id: bytes, seq: int, table_id: bytes, index: int, data: bytes) -> None:
-        if seq != 0 or table_id != ACTS_TABLE:
+        if self.is_member(self._strangers[log_id][0][0]) or seq != 0 or table_id != ACTS_TABLE:
             return
         header = self._strangers[log_id][0][2][0].header
         parts = [part for part in header.parts if part.table_id == ACTS_TABLE]

@@ -340,9 +340,9 @@ class Store:
             return False
         if fence.place not in ("", self._place):
             return False
-        if fence.length and self.history.hash_at(ChangeRef(own.log.log, fence.length - 1)) != fence.head_hash:
-            return False
-        return True
+        if not fence.length:
+            return True
+        return self.history.hash_at(ChangeRef(own.log.log, fence.length - 1)) == fence.head_hash
 
     def _pass_fence(self) -> None:
         """Swap the fence's token, or begin a new log if file and home disagree (LOG-6)."""

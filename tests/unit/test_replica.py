@@ -1,0 +1,116 @@
+"""What a program sees of a replica, beyond SQL: meeting others, coming back, being alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import klal
+from klal.errors import IncompleteError
+
+
+def _pair(folder: Path) -> tuple[klal.Replica, klal.Replica, str]:
+    ana = klal.create(folder / "ana.db", space="s", member="ana", home=folder / "home-ana")
+    ana.execute("CREATE TABLE t(id TEXT PRIMARY KEY, n INT)")
+    ticket = ana.invite()
+    ben = klal.join(folder / "ben.db", ticket, member="ben", home=folder / "home-ben")
+    (folder / "stick").mkdir()
+    for replica in (ben, ana, ben):
+        replica.sync(folder / "stick")
+    return ana, ben, ticket
+
+
+def test_a_member_who_returns_writes_nothing_where_the_space_knows_it(tmp_path: Path) -> None:
+    """W11: the file that comes back is, by its root, the one the others have."""
+    ana, ben, ticket = _pair(tmp_path)
+    ben.execute("INSERT INTO t VALUES ('a', 1)")
+    for replica in (ben, ana):
+        replica.sync(tmp_path / "stick")
+    root = ana.status().root
+    ben.close()
+    (tmp_path / "ben.db").unlink()
+
+    back = klal.join(tmp_path / "ben.db", ticket, member="ben", home=tmp_path / "home-ben")
+    report = back.sync(tmp_path / "stick")
+
+    assert report.equal
+    assert back.status().root == root
+    assert back.query("SELECT * FROM t") == [("a", 1)]
+
+
+def test_a_newcomer_takes_the_second_log_of_a_member_it_meets_in_the_same_session(tmp_path: Path) -> None:
+    """W21, W28: the second log shows no join of its own."""
+    ana, ben, ticket = _pair(tmp_path)
+    ben.close()
+    (tmp_path / "ben.db").unlink()
+    back = klal.join(tmp_path / "ben.db", ticket, member="ben", home=tmp_path / "home-ben")
+    back.sync(tmp_path / "stick")
+    back.execute("INSERT INTO t VALUES ('b', 2)")
+    for replica in (back, ana):
+        replica.sync(tmp_path / "stick")
+
+    cy = klal.join(tmp_path / "cy.db", ticket, member="cy", home=tmp_path / "home-cy")
+    report = cy.sync(tmp_path / "stick")
+
+    assert report.equal
+    assert report.refused == ()
+    assert cy.query("SELECT * FROM t") == [("b", 2)]
+    assert cy.status().warnings == ()
+
+
+def test_a_returning_member_may_write_before_it_meets_anybody(tmp_path: Path) -> None:
+    """W11."""
+    ana, ben, ticket = _pair(tmp_path)
+    ben.close()
+    (tmp_path / "ben.db").unlink()
+    back = klal.join(tmp_path / "ben.db", ticket, member="ben", home=tmp_path / "home-ben")
+
+    back.execute("INSERT INTO t VALUES ('offline', 1)")
+    back.sync(tmp_path / "stick")
+    ana.sync(tmp_path / "stick")
+
+    assert ana.query("SELECT * FROM t") == [("offline", 1)]
+    assert sorted(member.name for member in ana.members()) == ["ana", "ben"]
+
+
+def test_nothing_is_stable_while_nobody_else_is_known(tmp_path: Path) -> None:
+    """W4, STB-1: one disk is one disk."""
+    with klal.create(tmp_path / "a.db", space="s", member="ana", home=tmp_path / "home") as ana:
+        ana.execute("CREATE TABLE t(id TEXT PRIMARY KEY)")
+
+        assert ana.status().stable_count == 0
+        assert {entry.state for entry in ana.log()} == {"local"}
+
+
+def test_nobody_finishes_for_people_who_were_invited_and_never_heard_of(tmp_path: Path) -> None:
+    """W4."""
+    with klal.create(tmp_path / "a.db", space="s", member="ana", home=tmp_path / "home") as ana:
+        ana.invite()
+
+        with pytest.raises(IncompleteError, match="nobody has been heard of"):
+            ana.finish()
+
+        assert ana.finish(alone=True).epoch == 0
+
+
+def test_a_sync_that_was_cut_says_so(tmp_path: Path) -> None:
+    ana, _, _ = _pair(tmp_path)
+    ana.insert_many("t", [(f"k{i}", i) for i in range(2000)])
+
+    report = ana.sync(tmp_path / "stick", byte_count_max=500)
+
+    assert not report.is_finished
+    assert not report.equal
+
+
+def test_a_file_whose_key_is_not_at_hand_only_gives_and_the_report_says_so(tmp_path: Path) -> None:
+    ana, ben, _ = _pair(tmp_path)
+    ben.execute("INSERT INTO t VALUES ('a', 1)")
+    ana.close()
+
+    report = ben.sync(tmp_path / "ana.db")
+
+    assert not report.equal
+    assert len(report.refused) == 1
+    assert "only gives" in report.refused[0]
