@@ -16,9 +16,9 @@ from klal.model.codec import HASH_SIZE, NAME_LENGTH_MAX
 from klal.model.keys import SEED_SIZE, SigningKey
 from klal.model.ticket import decode_ticket
 from klal.replica import Replica
-from klal.store.file import open_file
+from klal.store.file import is_there, open_file
 from klal.store.home import Home
-from klal.store.store import Store, World, found_space, join_space
+from klal.store.store import Store, World, found_space, join_space, opened_store
 from klal.sync.station import Station
 from klal.transport.folder import FolderStation
 
@@ -110,7 +110,7 @@ def _home(home: str | Path | None) -> Home:
 def _open_store(path: Path, home: Home, member: str | None = None) -> Store:
     connection = open_file(path)
     try:
-        return Store(connection, path, home, _WORLD, member)
+        return opened_store(connection, path, home, _WORLD, member)
     except BaseException:
         connection.close()
         raise
@@ -138,10 +138,12 @@ def _connect(remote: str, store: Store, home: Home) -> Station:
     if "://" in remote:
         raise UsageError(f"{remote}: only files and folders can be synced with by this version")
     path = Path(remote)
+    if not remote.strip():
+        raise UsageError("the remote has no name")
+    if not is_there(path):
+        raise TransportError(f"{path} does not exist", hint="name a klal file, or make the folder first")
     if path.is_dir():
         return FolderStation(path, store.space_id)
-    if not path.exists():
-        raise TransportError(f"{path} does not exist", hint="name a klal file, or make the folder first")
     if path.samefile(store.path):
         raise UsageError(f"{path} is this very file")
     other = _open_store(path, home)

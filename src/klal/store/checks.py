@@ -85,7 +85,7 @@ def check_store(store: Store, on_progress: Callable[[int, int], None] | None = N
         except RefusedError as error:
             error.evidence = error.evidence or place
             raise
-        except (KeyError, StopIteration, DamagedError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, StopIteration, DamagedError) as error:
             raise MalformedError(f"{place}: something is not where it must be", rule="FIL-4", evidence=place) from error
     return Counts(*counts)
 
@@ -93,7 +93,8 @@ def check_store(store: Store, on_progress: Callable[[int, int], None] | None = N
 def _check_pages(store: Store) -> None:
     problem = store.connection.execute("PRAGMA integrity_check(1)").get
     if problem != "ok":
-        raise MalformedError(f"the file is damaged: {problem}", rule="FIL-4", evidence="integrity_check")
+        found = " ".join(str(problem).removeprefix("*** in database main ***").split())
+        raise MalformedError(f"the file is damaged: {found}", rule="FIL-4", evidence="integrity_check")
 
 
 def _check_logs(store: Store, counts: list[int], on_progress: Callable[[int, int], None] | None) -> None:
@@ -152,6 +153,10 @@ def _check_seals(store: Store, log: Log, hashes: list[bytes]) -> None:
             seal.check(store.space_id, log.member_id)
         except SignatureError as error:
             raise SignatureError(error.message, rule="SEA-1", evidence=_where(log, seal.length - 1)) from error
+    beyond = store.history.sealed_length(log)
+    if beyond > len(hashes):
+        where = _where(log, beyond - 1)
+        raise LinkError(f"log ends at {len(hashes)}, and a seal names {beyond}", rule="LOG-2", evidence=where)
     own = store.writer.own
     is_own = own is not None and own.log is log
     if sealed < len(hashes) and not is_own:

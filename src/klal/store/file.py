@@ -72,6 +72,20 @@ def translated(where: object) -> Iterator[None]:
         raise translate(error, where) from error
 
 
+def is_there(path: Path) -> bool:
+    """True when something lies at `path`.
+
+    Raises:
+        UsageError: Nothing can ever lie there. StoreError: It cannot be known.
+    """
+    if "\0" in str(path):
+        raise UsageError("a path holds a NUL")
+    try:
+        return path.exists()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be used: {error.strerror}") from error
+
+
 def create_file(path: Path) -> Connection:
     """Return a connection to a new klal file at `path`, which must not exist.
 
@@ -79,7 +93,7 @@ def create_file(path: Path) -> Connection:
         UsageError: Something is there already.
         StoreError: The disk refuses.
     """
-    if path.exists():
+    if is_there(path):
         raise UsageError(f"{path} exists already")
     with translated(path):
         connection = Connection(str(path))
@@ -98,8 +112,10 @@ def open_file(path: Path, *, writable: bool = True) -> Connection:
         UsageError: There is no such file.
         NotKlalError: FIL-1. NewerFormatError: FIL-2. DamagedError, BusyError, StoreError.
     """
+    if not is_there(path):
+        raise UsageError(f"{path} does not exist")
     if not path.is_file():
-        raise UsageError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+        raise UsageError(f"{path} is not a file")
     _check_magic(path)
     with translated(path):
         flags = apsw.SQLITE_OPEN_READWRITE if writable else apsw.SQLITE_OPEN_READONLY

@@ -700,8 +700,9 @@ class Store:
             if self.in_transaction:
                 self.rollback()
             if self.identity is not None and not self.connection.readonly("main"):
-                self.seal()
-                self._release_fence()
+                with self.translated():
+                    self.seal()
+                    self._release_fence()
         finally:
             self.connection.close()
 
@@ -713,6 +714,22 @@ class Store:
         fence = self._home.fence(self.space_id, own.log.log_id)
         if fence is not None and (fence.token, fence.place) == (self._meta("fence"), self._place):
             self._home.save_fence(self.space_id, own.log.log_id, replace(fence, place=""))
+
+
+def opened_store(connection: Connection, path: Path, home: Home, world: World, member_name: str | None) -> Store:
+    """Return the store of a file that exists.
+
+    Raises:
+        DamagedError: What lies in it contradicts itself. UsageError, StoreError, RefusedError.
+    """
+    try:
+        return Store(connection, path, home, world, member_name)
+    except apsw.Error as error:
+        raise translate(error, path) from error
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        # Everything read here is what klal wrote, so whatever cannot be read was changed by something else.
+        found = f"{path} is damaged: {type(error).__name__} while it was opened"
+        raise DamagedError(found, hint="bring it back from any whole replica") from error
 
 
 def found_space(path: Path, home: Home, world: World, genesis: Genesis, key: SigningKey) -> Store:
