@@ -278,19 +278,20 @@ class Replica:
             raise UsageError("sync cannot run inside a transaction")
         if self._store.identity is None:
             raise ReadOnlyError(f"{self.path} is read-only here: the key of its member is not at hand")
-        refused: list[str] = []
-        outcomes = [self._sync_one(str(remote), progress, byte_count_max, refused) for remote in remotes]
+        only_gave: list[str] = []
+        outcomes = [self._sync_one(str(remote), progress, byte_count_max, only_gave) for remote in remotes]
         return SyncReport(
             _traffic([outcome.sent for outcome in outcomes]),
             _traffic([outcome.received for outcome in outcomes]),
             outcomes[-1].equal,
             outcomes[-1].roots.known,
-            tuple(refused),
+            tuple(sentence for outcome in outcomes for sentence in outcome.refused),
+            tuple(only_gave),
             all(outcome.is_finished for outcome in outcomes),
         )
 
     def _sync_one(
-        self, remote: str, progress: OnProgress | None, byte_count_max: int | None, refused: list[str]
+        self, remote: str, progress: OnProgress | None, byte_count_max: int | None, only_gave: list[str]
     ) -> Outcome:
         told = None if progress is None else lambda phase, done, total: progress(Progress(phase, done, total))
         station = self._connect(remote, self._store)
@@ -300,9 +301,8 @@ class Replica:
             release = getattr(station, "release", None)
             if release is not None:
                 release()
-        refused.extend(outcome.refused)
         if not station.takes:
-            refused.append(f"{remote} only gives: it is read-only, or the key of its member is not at hand")
+            only_gave.append(remote)
         self._store.enter_if_waiting(is_writing=False)
         self._store.note_contact()
         return outcome

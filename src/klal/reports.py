@@ -114,6 +114,7 @@ class SyncReport:
     Shape:
         equal: both roots are the same now, with the last remote that was named.
         refused: sentences about what was not taken, and why.
+        only_gave: remotes that took nothing, because the key of their member is not at hand.
         is_finished: False when it was cut, by `byte_count_max`.
     """
 
@@ -122,6 +123,7 @@ class SyncReport:
     equal: bool
     root: bytes
     refused: tuple[str, ...] = ()
+    only_gave: tuple[str, ...] = ()
     is_finished: bool = True
 
     @property
@@ -141,6 +143,7 @@ class SyncReport:
             "equal": self.equal,
             "root": self.root.hex(),
             "refused": list(self.refused),
+            "only_gave": list(self.only_gave),
             "finished": self.is_finished,
         }
 

@@ -268,7 +268,8 @@ class Survey:
         heard = [member for member in self.claims if member != self._me]
         state = space_state(
             is_alone=not heard,
-            is_whole=coverage.is_whole,
+            # Another branch of a log, which a member signed for, is known of and not here.
+            is_whole=coverage.is_whole and not store.knowledge.other_branches(),
             is_stable=stable_count == known,
             is_closed=epoch.state == "closed",
         )
@@ -291,7 +292,7 @@ class Survey:
         )
 
     def _standing(self, coverage: Coverage) -> str:
-        if coverage.is_whole:
+        if coverage.is_whole and not self._store.knowledge.other_branches():
             return "whole"
         return "part" if coverage.payloads_held > 1 else "spark"
 
@@ -331,6 +332,9 @@ class Survey:
             log = self._history.by_id.get(log_id)
             who = self.name(None if log is None else log.member_id)
             warnings.append(f"a log of {who} has two branches from change {seq}; the one held first is kept")
+        for log_id, member_id in sorted(self._store.knowledge.other_branches()):
+            log = self._history.by_id[log_id]
+            warnings.append(f"{self.name(member_id)} holds another branch of a log of {self.name(log.member_id)}")
         for name, used, meant in connection.execute(
             "SELECT min(name), count(*), min(use_count_max) FROM klal_member WHERE ticket_id IS NOT NULL"
             " GROUP BY ticket_id HAVING count(*) > min(use_count_max)"

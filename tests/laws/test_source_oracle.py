@@ -150,7 +150,8 @@ class Both:
 
     def is_stable(self, name: str, change: ModelId) -> bool:
         others = self.whole.members_known(name) - {name}
-        return change in self.whole.held(name) and others <= self.whole.who_has(name, change)
+        # Of itself a file speaks from its bytes; while nobody else is known nothing is stable.
+        return bool(others) and change in self.whole.held(name) and others <= self.whole.who_has(name, change)
 
     def named_but_by(self, name: str, epoch: int) -> bool:
         certificate = self.whole.certificate(name, epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,5 +113,26 @@ def test_a_file_whose_key_is_not_at_hand_only_gives_and_the_report_says_so(tmp_p
     report = ben.sync(tmp_path / "ana.db")
 
     assert not report.equal
-    assert len(report.refused) == 1
-    assert "only gives" in report.refused[0]
+    assert report.only_gave == (str(tmp_path / "ana.db"),)
+    assert report.refused == ()
+
+
+def test_a_fork_that_no_fence_can_see_is_never_shown_as_whole(tmp_path: Path) -> None:
+    """T15, T50, S39: file and keys were rolled back together, and both sides wrote."""
+    ana, ben, _ = _pair(tmp_path)
+    ana.close()
+    shutil.copytree(tmp_path / "home-ana", tmp_path / "snapshot" / "home")
+    shutil.copy(tmp_path / "ana.db", tmp_path / "snapshot" / "ana.db")
+    with klal.open(tmp_path / "ana.db", home=tmp_path / "home-ana") as ana:
+        ana.execute("INSERT INTO t VALUES ('here', 1)")
+    ben.sync(tmp_path / "ana.db")
+
+    back = klal.open(tmp_path / "snapshot" / "ana.db", home=tmp_path / "snapshot" / "home")
+    back.execute("INSERT INTO t VALUES ('there', 1)")
+    assert not back.sync(tmp_path / "ben.db").equal
+    assert not ben.sync(tmp_path / "snapshot" / "ana.db").equal
+
+    for status in (ben.status(), back.status()):
+        assert status.state == "behind"
+        assert status.standing != "whole"
+        assert any("another branch of a log of ana" in warning for warning in status.warnings)

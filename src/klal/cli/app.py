@@ -352,6 +352,8 @@ def sync(
             ]
             here = f"{' and '.join(owed)} known and not here" if lacking else "the other side holds less than this file"
             out.say(Text.assemble(("not equal yet", "bold yellow"), f": {here}"))
+        for remote in report["only_gave"]:
+            out.say(f"note: {shown(remote)} took nothing: the key of its member is not at hand, so it only gives")
         for sentence in refused:
             out.say(Text.assemble(("refused: ", "bold yellow"), shown(sentence)))
 

@@ -362,8 +362,8 @@ class Whole:
         """Return the changes that every member known here has signed for (W6)."""
         receipts = self._replicas[member].receipts
         everyone = self.members_known(member)
-        if not everyone <= set(receipts):
-            return frozenset()
+        if everyone == {member} or not everyone <= set(receipts):
+            return frozenset()  # While nobody else is known, nothing is held but here (W4).
         return frozenset.intersection(*(receipts[name].held for name in everyone))
 
     def complete_count(self, member: str) -> int:

@@ -82,6 +82,18 @@ class Knowledge:
                         waiting.append((history.logs[past.log], past.seq + 1))
         return found
 
+    def other_branches(self) -> set[tuple[bytes, bytes]]:
+        """Return (log id, member id) where a member signed for another header than the one here (COV-3).
+
+        One of the two is a branch of a log that forked: something is known of and not here.
+        """
+        return {
+            (head.log_id, receipt.statement.member_id)
+            for receipt in self.receipts().values()
+            for head in (*receipt.statement.heads, *receipt.statement.parked)
+            if not self._is_our_branch(head.log_id, head.length, head.head_hash)
+        }
+
     def _is_our_branch(self, log_id: bytes, length: int, head_hash: bytes) -> bool:
         """False when this file holds another header at that place (COV-3)."""
         log = self._history.by_id.get(log_id)
