@@ -95,11 +95,12 @@ def check_certificate_file(path: str | Path) -> Certificate:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > CERTIFICATE_SIZE_MAX:
-            raise UsageError(f"{path} is too large to be a certificate")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(CERTIFICATE_SIZE_MAX + 1)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > CERTIFICATE_SIZE_MAX:
+        raise UsageError(f"{path} is too large to be a certificate")
     return check_certificate(data)
 
 

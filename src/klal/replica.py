@@ -317,6 +317,7 @@ class Replica:
             raise UsageError("invite cannot run inside a transaction")
         if not 1 <= use_count_max < 1 << 31:
             raise UsageError(f"use_count_max is {use_count_max}, want at least 1")
+        self._store.enter_if_waiting(is_writing=True)
         return self._store.invite(use_count_max)
 
     # -- completeness --------------------------------------------------------------------
@@ -385,6 +386,7 @@ class Replica:
             raise ReadOnlyError(f"{self.path} is read-only here: the key of its member is not at hand")
         with store.reading():
             self._survey().check_may_finish(alone=alone)
+        store.enter_if_waiting(is_writing=True)
         epoch = store.finish()
         member_id = store.member_id
         logs = tuple(

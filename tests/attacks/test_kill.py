@@ -3,6 +3,7 @@
 What one number of one log once named outside of the file, it names for ever.
 """
 
+import itertools
 import json
 import os
 import random
@@ -51,15 +52,16 @@ class Bench:
         self.starter.wait()
         self.ben.close()
 
-    def kill_one(self, seed, after_s):
-        """Have a process write, kill it after a while, and keep what it said."""
-        self.starter.stdin.write(f"{seed}\n")
+    def kill_one(self, order, after_s=None):
+        """Have a process write, kill it after a while or let it kill itself; return what it said, and keep it."""
+        self.starter.stdin.write(f"{order}\n")
         self.starter.stdin.flush()
         lines = [self.starter.stdout.readline()]
         while "pid" not in json.loads(lines[-1]):
             lines.append(self.starter.stdout.readline())
-        time.sleep(after_s)
-        os.kill(json.loads(lines[-1])["pid"], signal.SIGKILL)
+        if after_s is not None:
+            time.sleep(after_s)
+            os.kill(json.loads(lines[-1])["pid"], signal.SIGKILL)
         while '"ended"' not in lines[-1]:
             lines.append(self.starter.stdout.readline())
         assert json.loads(lines.pop()) == {"ended": signal.SIGKILL}, "the writer ended by itself"
@@ -75,6 +77,7 @@ class Bench:
                 self.said[word["change"]] = sum(value is not None for value in rows.values())
                 self.rows.update(rows)
         self.cut_in[step] = self.cut_in.get(step, 0) + 1
+        return [parsed(line) for line in lines]
 
     def check(self, serial):
         """Open the file as the killed writer left it: everything said is there, whole, and it goes on."""
@@ -148,6 +151,40 @@ def test_a_writer_killed_at_any_instant_keeps_all_it_said_and_nothing_by_half(tm
 
     assert bench.said
     assert len(bench.cut_in) > 1
+
+
+@pytest.mark.parametrize(
+    ("step", "stride"),
+    [
+        ("first_row", 1),
+        ("one_row", 1),
+        ("transaction", 9),
+        ("large", 2),
+        ("delete", 1),
+        ("reopen", 1),
+        ("finish", 2),
+        ("sync", 7),
+    ],
+)
+def test_a_writer_killed_between_any_two_calls_keeps_all_it_said_and_nothing_by_half(tmp_path, step, stride):
+    """S48 W9: before every statement that SQLite runs for it and every file it writes, or every few of them."""
+    bench = Bench(tmp_path)
+    try:
+        for serial in itertools.count():
+            words = bench.kill_one(f"{serial} {step} {serial * stride}")
+            bench.check(serial)
+            if {"done": True} in words:
+                break
+            if step == "finish":  # A member finishes an epoch once.
+                bench.close()
+                (tmp_path / str(serial)).mkdir()
+                bench = Bench(tmp_path / str(serial))
+        bench.ben.verify()
+    finally:
+        bench.close()
+
+    print(serial)
+    assert serial > 1, "nothing was cut"
 
 
 @pytest.mark.soak

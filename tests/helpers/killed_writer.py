@@ -2,15 +2,20 @@
 
     python killed_writer.py FILE HOME FOLDER
 
-Reads one seed per line, and for each starts a process that writes until it is killed; it is a fork, so that a test
-need not wait for Python to start. One JSON line says its {"pid"}, and one that it {"ended"}, by which signal. In
-between, the writer says {"step"} before it does one, and {"change", "rows", "bulk"} once a change is committed: rows
-is {key: value or null}, bulk [prefix, count, value] stands for rows whose keys are prefix and a number.
+Reads one order per line, and for each starts a process; it is a fork, so that a test need not wait for Python to start.
+An order is a SEED, for a process that writes until it is killed; or SEED STEP COUNT, for one that does this step and
+kills itself before its COUNTth call that could leave something in a file.
+
+One JSON line says the {"pid"}, and one that it {"ended"}, by which signal. In between, the writer says {"step"} before
+it does one, and {"change", "rows", "bulk"} once a change is committed: rows is {key: value or null}, bulk
+[prefix, count, value] stands for rows whose keys are prefix and a number. {"done"} says that a step was not cut.
 """
 
+import itertools
 import json
 import os
 import random
+import signal
 import sys
 
 import klal
@@ -58,6 +63,14 @@ class Writer:
         result = self.replica.execute("COMMIT")
         say(change=str(result.change), rows={**rows, gone: None})
 
+    def first_row(self):
+        self.one_row()
+
+    def large(self):
+        prefix = self.key()
+        result = self.replica.insert_many("t", [(f"{prefix}.{number}", self.serial) for number in range(17_000)])
+        say(change=str(result.change), bulk=[prefix, 17_000, self.serial])
+
     def delete(self):
         keys = [key for (key,) in self.replica.query("SELECT k FROM t ORDER BY k LIMIT 3")]
         result = self.replica.executemany("DELETE FROM t WHERE k = ?", [(key,) for key in keys])
@@ -87,18 +100,46 @@ class Writer:
             step()
 
 
-def write(path, home, folder, seed):
+def opened(path, home, folder, seed):
     say(step="open")
     writer = Writer(klal.open(path, home=home), folder, int(seed))
     writer.home = home
-    writer.run()
+    return writer
+
+
+LASTING = {"execute", "executemany", "fsync", "replace", "link", "unlink", "mkdir", "close"}
+
+
+def die_before(count):
+    """Kill this process before its `count`th call of what could leave something in a file."""
+    calls = itertools.count()
+
+    def see(_frame, event, function):
+        if event == "c_call" and function.__name__ in LASTING and next(calls) >= count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(see)
+
+
+def write(path, home, folder, seed, step="", count="0"):
+    writer = opened(path, home, folder, seed)
+    if not step:
+        writer.run()
+    if step != "first_row":
+        writer.one_row()  # The fence is passed with the first write.
+    say(step=step)
+    die_before(int(count))
+    getattr(writer, step)()
+    sys.setprofile(None)
+    say(done=True)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main():
-    while seed := sys.stdin.readline():
+    while order := sys.stdin.readline():
         pid = os.fork()
         if not pid:
-            write(*sys.argv[1:], seed)
+            write(*sys.argv[1:], *order.split())
         say(pid=pid)
         _, status = os.waitpid(pid, 0)
         sys.stdout.write("\n")  # Its last line may have been cut off.

@@ -20,7 +20,6 @@ from klal.errors import MalformedError
 from klal.model.codec import (
     COLUMN_ID_SIZE,
     NAME_LENGTH_MAX,
-    SEGMENT_COLUMN_COUNT_MAX,
     TABLE_ID_SIZE,
     pack,
     tagged_hash,
@@ -29,6 +28,9 @@ from klal.model.codec import (
 Value = None | int | float | str | bytes
 Key = tuple[Value, ...]
 
+# Far enough below SQLite's 2,000 that columns added apart never meet that limit.
+TABLE_COLUMN_COUNT_MAX = 1000
+TABLE_COLUMN_COUNT_GROWN_MAX = 1500
 # Functions that may stand in a DEFAULT. They are evaluated by the writer alone; what
 # travels is the value, so they need not be deterministic.
 DEFAULT_FUNCTIONS = ("klal_id", "current_timestamp", "current_date", "current_time")
@@ -52,6 +54,7 @@ _NOT_TYPE_WORDS = frozenset(
         "UNIQUE",
     ]
 )
+_FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _SUFFIX = re.compile(r"__[0-9a-f]{16}([0-9a-f]{16})?$")
 _NUMERIC_TEXT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
@@ -125,7 +128,7 @@ def check_column(column: Column) -> None:
     if not 0 < len(column.name) <= NAME_LENGTH_MAX or "\0" in column.name or has_suffix(column.name):
         raise MalformedError(f"column name {column.name!r:.40} is not usable", rule="SCH-4")
     is_type = column.type.isascii() and _TYPE.fullmatch(column.type) is not None
-    if not is_type or not _NOT_TYPE_WORDS.isdisjoint(column.type.upper().split()):
+    if not is_type or not _NOT_TYPE_WORDS.isdisjoint(re.findall(r"[A-Z_]+", column.type.upper())):
         raise MalformedError(f"type {column.type!r:.40} of column {column.name!r:.40} is not allowed", rule="SCH-4")
     if column.collation not in _COLLATIONS:
         raise MalformedError(f"collation {column.collation!r:.40} is not allowed", rule="SCH-4")
@@ -155,7 +158,9 @@ def _is_storable(literal: Any) -> bool:
         return -(1 << 63) <= literal < 1 << 63
     if type(literal) is float:
         return not math.isnan(literal)
-    return type(literal) in (type(None), str, bytes)
+    if type(literal) is str:
+        return "\0" not in literal  # It could not be written as a literal of SQL.
+    return type(literal) in (type(None), bytes)
 
 
 def check_definition(definition: TableDefinition) -> None:
@@ -167,11 +172,11 @@ def check_definition(definition: TableDefinition) -> None:
     name = definition.name
     if not 0 < len(name) <= NAME_LENGTH_MAX or "\0" in name or is_reserved(name):
         raise MalformedError(f"table name {name!r:.40} is not usable", rule="SCH-4")
-    if not 0 < len(definition.columns) <= SEGMENT_COLUMN_COUNT_MAX:
+    if not 0 < len(definition.columns) <= TABLE_COLUMN_COUNT_MAX:
         raise MalformedError(f"table {name!r:.40} has {len(definition.columns)} columns", rule="SCH-4")
     for column in definition.columns:
         check_column(column)
-    folded = [column.name.casefold() for column in definition.columns]
+    folded = [fold(column.name) for column in definition.columns]
     if len(set(folded)) != len(folded):
         raise MalformedError(f"table {name!r:.40} names a column twice", rule="SCH-4")
     names = {column.name for column in definition.columns}
@@ -184,14 +189,19 @@ def check_definition(definition: TableDefinition) -> None:
         raise MalformedError(f"table {name!r:.40} follows an id of a wrong size", rule="SCH-4")
 
 
+def fold(name: str) -> str:
+    """Return a name as SQLite compares names: without regard to the case of ASCII letters, and of no others."""
+    return name.translate(_FOLD)
+
+
 def is_reserved(table_name: str) -> bool:
     """True for names that belong to SQLite or to klal (T41)."""
-    return table_name.casefold().startswith(("sqlite_", "klal_")) or has_suffix(table_name)
+    return fold(table_name).startswith(("sqlite_", "klal_")) or has_suffix(table_name)
 
 
 def has_suffix(name: str) -> bool:
     """True for names that end as those of tables or columns told apart by their ids do (SCH-3)."""
-    return _SUFFIX.search(name.casefold()) is not None
+    return _SUFFIX.search(fold(name)) is not None
 
 
 def is_as_stored(affinity: str, value: Value) -> bool:

@@ -272,7 +272,7 @@ class Applier:
                 now = merge_write(was, window, write, self._history.sees, table.defaults)
                 try:
                     self._rows.save(table, key, was, now)
-                except apsw.ConstraintError as error:
+                except (apsw.ConstraintError, apsw.TooBigError) as error:
                     raise MalformedError(f"row does not fit its table: {error}", rule="APP-4") from error
 
     def _write_blind(
@@ -290,7 +290,7 @@ class Applier:
                 self._insert_blind(table, columns, segment, fast)
             else:
                 self._update_blind(table, columns, segment, fast)
-        except apsw.ConstraintError:
+        except (apsw.ConstraintError, apsw.TooBigError):
             fits = False
         else:
             fits = self._connection.total_changes() - before == len(fast)
@@ -373,9 +373,11 @@ def _columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
 def _check_given(table: Table, columns: tuple[ColumnInfo, ...]) -> None:
     for info in table.values:
         column = info.column
-        must_be_given = column.not_null and (column.default is None or column.default.literal is None)
+        default = column.default
+        is_evaluated = default is not None and default.function != ""
+        must_be_given = is_evaluated or (column.not_null and (default is None or default.literal is None))
         if must_be_given and info not in columns:
-            raise MalformedError(f"insert leaves out column {info.name!r:.40}, which is NOT NULL", rule="APP-4")
+            raise MalformedError(f"insert leaves out column {info.name!r:.40}, which must be given", rule="APP-4")
 
 
 def _check_stored(table: Table, info: ColumnInfo, values: Sequence[Value], kinds: set[type]) -> None:

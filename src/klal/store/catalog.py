@@ -17,7 +17,7 @@ import apsw
 
 from klal.errors import MalformedError, UsageError
 from klal.model.codec import pack, unpack
-from klal.model.schema import Column, Key, TableDefinition, Value, affinity_of, column_id_of
+from klal.model.schema import Column, Key, TableDefinition, Value, affinity_of, column_id_of, fold
 from klal.store.declare import column_sql, table_sql
 from klal.store.layout import quote
 from klal.store.sql import Connection
@@ -164,7 +164,7 @@ class Catalog:
         ).fetchall():
             tables.append(self._table(tab, table_id, name, unpack(definition, TableDefinition, "stored table")))
         self.by_id = {table.table_id: table for table in tables}
-        self.by_name = {table.name.casefold(): table for table in tables}
+        self.by_name = {fold(table.name): table for table in tables}
 
     def _table(self, tab: int, table_id: bytes, name: str, definition: TableDefinition) -> Table:
         rows = self._connection.execute(
@@ -188,7 +188,7 @@ class Catalog:
         Raises:
             UsageError: There is none.
         """
-        table = self.by_name.get(name.casefold())
+        table = self.by_name.get(fold(name))
         if table is None:
             raise UsageError(f"there is no table {name}")
         return table
@@ -261,7 +261,7 @@ class Catalog:
             "SELECT tab, table_id, name, definition, order_key FROM klal_table"
         ).fetchall():
             definition = unpack(stored, TableDefinition, "stored table")
-            if definition.name.casefold() == plain.casefold():
+            if fold(definition.name) == fold(plain):
                 claims.append((order_key, table_id, tab, name, definition.name))
         claims.sort()
         wanted = [
@@ -287,13 +287,13 @@ class Catalog:
         column_id = column_id_of(table_id, column)
         if any(info.column_id == column_id for info in table.columns):
             return
-        namesakes = [info for info in table.columns if info.column.name.casefold() == column.name.casefold()]
+        namesakes = [info for info in table.columns if fold(info.column.name) == fold(column.name)]
         ids = sorted([column_id, *(info.column_id for info in namesakes)])
         if any(info.column in table.definition.columns for info in namesakes):
             ids = [b"", *ids]  # A column of the definition keeps its name against any added one.
         name = column.name if ids[0] == column_id else _suffixed(column.name, column_id)
         for info in namesakes:
-            if name == column.name and info.name == column.name:
+            if name == column.name and info.name == info.column.name:
                 self._rename_column(table, info)
         declared = Column(name, column.type, column.not_null, column.default, column.collation)
         try:

@@ -17,7 +17,7 @@ import apsw
 from klal.errors import DamagedError, MalformedError, MembershipError, ReadOnlyError, UsageError
 from klal.model.acts import Act, AddColumn, Close, CreateTable, Genesis, Invite, Join, make_invitation, make_join
 from klal.model.certificate import Certificate
-from klal.model.codec import HASH_SIZE, pack, unpack
+from klal.model.codec import HASH_SIZE, UNIX_MS_MAX, pack, unpack
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, header_hash
 from klal.model.keys import INCARNATION_SIZE, SEED_SIZE, SigningKey, log_id_of
 from klal.model.receipt import HeldHead, Statement, make_receipt
@@ -73,6 +73,7 @@ class Store:
         )
         self._data_version = -1
         self._is_fenced = False
+        self._is_closed = False
         self._depth = 0
         found = path.stat()
         self._place = f"{found.st_dev}:{found.st_ino}"
@@ -320,7 +321,7 @@ class Store:
             self.rollback()
 
     def _undo(self) -> None:
-        if self.connection.in_transaction:
+        if not self._is_closed and self.connection.in_transaction:
             self.connection.execute("ROLLBACK -- klal")
 
     @property
@@ -454,7 +455,7 @@ class Store:
             own.member_id,
             own.incarnation,
             number,
-            self._world.clock.unix_ms(),
+            min(max(self._world.clock.unix_ms(), 0), UNIX_MS_MAX),
             tuple(sorted(heads, key=lambda head: head.log_id)),
             tuple(sorted(parked, key=lambda head: head.log_id)),
             certificate,
@@ -704,6 +705,7 @@ class Store:
                     self.seal()
                     self._release_fence()
         finally:
+            self._is_closed = True
             self.connection.close()
 
     def _release_fence(self) -> None:

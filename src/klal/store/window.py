@@ -72,7 +72,8 @@ class Window:
             self.clear()
         for index, (start, stop) in unseen.items():
             have_start, have_stop = self._loaded.get(index, (stop, stop))
-            for first, last in ((start, min(have_start, stop)), (max(have_stop, start), stop)):
+            # What lies between is loaded too: what is said to be loaded has no hole.
+            for first, last in ((start, have_start), (have_stop, stop)):
                 if first < last:
                     self._load_range(self._history.logs[index], first, last)
             self._loaded[index] = (min(start, have_start), max(stop, have_stop))

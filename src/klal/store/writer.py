@@ -19,10 +19,10 @@ import apsw
 
 from klal.errors import RefusedError, UsageError
 from klal.model.acts import Act, AddColumn, Close, CreateTable, encode_acts
-from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, tree_leaf
+from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX, tree_leaf
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Part, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
-from klal.model.schema import Key, Value, check_definition
+from klal.model.schema import TABLE_COLUMN_COUNT_GROWN_MAX, Key, Value, check_definition, fold
 from klal.ports import Clock, Entropy
 from klal.rules.merge import ChangeRef
 from klal.rules.order import OrderKey, draw_of, order_stamp
@@ -114,7 +114,7 @@ class Writer:
         self._salts = b""
         self._salt_at = 0
         self._plans: dict[str, str] = {}
-        self.capture = Capture(connection, lambda name: catalog.by_name.get(name.casefold()))
+        self.capture = Capture(connection, lambda name: catalog.by_name.get(fold(name)))
         self.own: Session | None = None
         self.epoch = 0
         connection.authorizer = self._authorize
@@ -265,7 +265,7 @@ class Writer:
         if not self._is_user or action in (apsw.SQLITE_READ, apsw.SQLITE_SELECT, apsw.SQLITE_RECURSIVE):
             return apsw.SQLITE_OK
         if action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE):
-            is_theirs = first is not None and first.casefold() in self._catalog.by_name
+            is_theirs = first is not None and fold(first) in self._catalog.by_name
             return apsw.SQLITE_OK if is_theirs else apsw.SQLITE_DENY
         if action == apsw.SQLITE_FUNCTION:
             return apsw.SQLITE_DENY if second == "load_extension" else apsw.SQLITE_OK
@@ -289,6 +289,10 @@ class Writer:
                 table_name, column = added_column(sql, self._catalog.definitions())
                 table = self._catalog.named(table_name)
                 check_addable(column)
+                if len(table.columns) >= TABLE_COLUMN_COUNT_GROWN_MAX:
+                    raise UsageError(
+                        f"table {table.name} has {len(table.columns)} columns, which is as wide as one may grow"
+                    )
                 self._catalog.declare_column(table.table_id, column)
                 self._acts.append(AddColumn(table.table_id, column))
                 self.capture.retable(self._catalog.by_id[table.table_id])
@@ -526,7 +530,7 @@ class Writer:
 
     def _tick(self, own: Session) -> int:
         """Return the next stamp of the hybrid logical clock: unix_ms << 16 | counter, always rising."""
-        unix_ms = self._clock.unix_ms()
+        unix_ms = min(max(self._clock.unix_ms(), 0), UNIX_MS_MAX - 1)
         if unix_ms > own.unix_ms:
             own.unix_ms, own.counter = unix_ms, 0
         elif own.counter < _COUNTER_MAX:
@@ -534,6 +538,14 @@ class Writer:
         else:
             own.unix_ms, own.counter = own.unix_ms + 1, 0
         return own.unix_ms << 16 | own.counter
+
+
+def _is_text(sql: str) -> bool:
+    try:
+        sql.encode()
+    except UnicodeError:
+        return False
+    return True
 
 
 @contextmanager

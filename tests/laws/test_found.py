@@ -1,0 +1,188 @@
+"""What once went wrong, kept for ever: each a small fleet that ended with one root and different rows."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import klal
+from klal.errors import MalformedError
+from klal.model.schema import Column, TableDefinition, check_definition
+from klal.store.store import World
+from tests.helpers.fleet import FakeClock
+
+
+def _everybody(folder: Path, names: tuple[str, ...], *ddl: str) -> dict[str, klal.Replica]:
+    first = klal.create(folder / f"{names[0]}.db", space="s", member=names[0], home=folder / f"home-{names[0]}")
+    for sql in ddl:
+        first.execute(sql)
+    ticket = first.invite()
+    replicas = {names[0]: first}
+    for name in names[1:]:
+        replicas[name] = klal.join(folder / f"{name}.db", ticket, member=name, home=folder / f"home-{name}")
+    return replicas
+
+
+def _meet(folder: Path, *replicas: klal.Replica) -> None:
+    folder.mkdir(exist_ok=True)
+    for replica in replicas:
+        replica.sync(folder)
+
+
+def _assert_same(*replicas: klal.Replica) -> None:
+    first = replicas[0]
+    for replica in replicas:
+        assert replica.status().root == first.status().root
+        assert replica.conflicts() == first.conflicts()
+        assert replica.status().warnings == ()
+        for table in first.tables():
+            key = ", ".join(f'"{name}"' for name in first.table_key(table))
+            names = ", ".join(sorted(f'"{name}"' for name, _ in first.table_columns(table)))
+            sql = f'SELECT {names} FROM "{table}" ORDER BY {key}'
+            assert replica.query(sql) == first.query(sql)
+        replica.verify()
+
+
+def test_a_window_that_was_loaded_in_pieces_has_no_hole(tmp_path: Path) -> None:
+    """S19, S35: one batch first asked for [0, 5) of a log, then [8, 10), then [3, 10)."""
+    found = _everybody(tmp_path, tuple("omanp"), "CREATE TABLE t(id TEXT PRIMARY KEY, v TEXT, w TEXT)")
+    o, m, a, n, p = (found[name] for name in "omanp")
+    for each in (m, a, n, p):
+        _meet(tmp_path / "all", each, o)
+    o.execute("INSERT INTO t VALUES ('k', 'base', 'base'), ('j', 'base', 'base')")
+    _meet(tmp_path / "all", o, m, a, n, p)
+    for i in range(3):
+        a.execute("UPDATE t SET w = ? WHERE id = 'j'", (f"a{i}",))
+    _meet(tmp_path / "two", a, o)
+    m.execute("UPDATE t SET v = 'm1' WHERE id = 'j'")
+    a.execute("UPDATE t SET v = 'a-late' WHERE id = 'k'")
+    _meet(tmp_path / "two", a, n)
+    a.execute("UPDATE t SET w = 'a-last' WHERE id = 'j'")
+    n.execute("UPDATE t SET v = 'n' WHERE id = 'j'")
+    p.execute("INSERT INTO t VALUES ('pp', 'p', 'p')")
+    _meet(tmp_path / "four", p, m)
+    m.execute("UPDATE t SET v = 'm2' WHERE id = 'k'")
+
+    _meet(tmp_path / "end", m, a, n, p, o, m, a, n, p, o)
+
+    assert len(o.conflicts()) == 2
+    _assert_same(o, m, a, n, p)
+
+
+def test_columns_added_apart_whose_names_differ_in_case_stand_side_by_side(tmp_path: Path) -> None:
+    """S32."""
+    found = _everybody(tmp_path, ("ana", "ben"), "CREATE TABLE t(id TEXT PRIMARY KEY)")
+    ana, ben = found["ana"], found["ben"]
+    for i in range(6):
+        ana.execute(f'ALTER TABLE t ADD COLUMN "Note{i}" TEXT')
+        ben.execute(f'ALTER TABLE t ADD COLUMN "note{i}" TEXT')
+    ana.execute("INSERT INTO t(id, Note0) VALUES ('a', 'x')")
+    ben.execute("INSERT INTO t(id, note0) VALUES ('b', 'y')")
+
+    _meet(tmp_path / "stick", ana, ben, ana)
+
+    assert len(ana.table_columns("t")) == 13
+    _assert_same(ana, ben)
+
+
+def test_a_name_that_tells_tables_apart_cannot_be_taken_beforehand(tmp_path: Path) -> None:
+    """T38, SCH-3: two tables of one name, apart: nobody may declare the name that tells them apart."""
+    found = _everybody(tmp_path, ("ana", "ben"))
+    ana, ben = found["ana"], found["ben"]
+    ana.execute("CREATE TABLE x(id TEXT PRIMARY KEY, a INT)")
+    ben.execute("CREATE TABLE x(id TEXT PRIMARY KEY, b INT)")
+    _meet(tmp_path / "stick", ana, ben, ana)
+    taken = next(name for name in ana.tables() if "__" in name)
+
+    with klal.create(tmp_path / "eve.db", space="other", member="eve", home=tmp_path / "home-eve") as eve:
+        with pytest.raises(klal.errors.UsageError, match="reserved"):
+            eve.execute(f'CREATE TABLE "{taken}"(id TEXT PRIMARY KEY)')
+
+    _assert_same(ana, ben)
+
+
+@pytest.mark.parametrize("kind", ["INT CHECK(0)", "INT DEFAULT(7)", "INT AS(1)", "AS(1)"])
+def test_a_type_carries_no_sql_behind_a_parenthesis(kind: str) -> None:
+    """T38, SCH-4."""
+    definition = TableDefinition("t", (Column("id", "TEXT"), Column("c", kind)), ("id",))
+
+    with pytest.raises(MalformedError):
+        check_definition(definition)
+
+
+def test_any_of_a_strict_table_converts_nothing(tmp_path: Path) -> None:
+    """T42, APP-4."""
+    found = _everybody(tmp_path, ("ana", "ben"), "CREATE TABLE t(id TEXT PRIMARY KEY, v ANY) STRICT")
+    ana, ben = found["ana"], found["ben"]
+    ana.execute("INSERT INTO t VALUES ('k', '123'), ('m', 1.0), ('n', x'00')")
+    ana.insert_many("t", [("o", "456")])
+
+    _meet(tmp_path / "stick", ana, ben, ana)
+
+    _assert_same(ana, ben)
+    assert ben.query("SELECT typeof(v) FROM t ORDER BY id") == [("text",), ("real",), ("blob",), ("text",)]
+
+
+def test_the_smallest_real_that_is_no_integer_travels(tmp_path: Path) -> None:
+    """T42: SQLite keeps -2^63 as a real in an INTEGER column."""
+    found = _everybody(tmp_path, ("ana", "ben"), "CREATE TABLE t(id TEXT PRIMARY KEY, v INTEGER)")
+    ana, ben = found["ana"], found["ben"]
+    ana.execute("INSERT INTO t VALUES ('k', -9223372036854775808.0)")
+
+    _meet(tmp_path / "stick", ana, ben, ana)
+
+    _assert_same(ana, ben)
+
+
+def test_a_clock_before_1970_harms_nothing(tmp_path: Path) -> None:
+    """S20, T18: it is stamped as 1970, and the file stays readable."""
+    ana = klal.create(tmp_path / "ana.db", space="s", member="ana", home=tmp_path / "home")
+    store: Any = ana._store
+    clock = FakeClock(-3_600_000)
+    store._world = World(clock, store._world.entropy)
+    store.writer._clock = clock
+    ana.execute("CREATE TABLE t(id TEXT PRIMARY KEY)")
+    _meet(tmp_path / "stick", ana)
+    clock.now_ms = 1 << 50
+    ana.execute("INSERT INTO t VALUES ('far future')")
+    _meet(tmp_path / "stick", ana)
+    ana.close()
+
+    with klal.open(tmp_path / "ana.db", home=tmp_path / "home") as again:
+        again.verify()
+        assert again.query("SELECT * FROM t") == [("far future",)]
+
+
+@pytest.mark.parametrize("act", ["finish", "invite"])
+def test_a_returning_member_whose_first_act_is_no_row_is_let_in(tmp_path: Path, act: str) -> None:
+    """MEM-1, W11: its join comes first, whatever it does first."""
+    ana = klal.create(tmp_path / "ana.db", space="s", member="ana", home=tmp_path / "home-ana")
+    ana.execute("CREATE TABLE t(id TEXT PRIMARY KEY)")
+    ticket = ana.invite()
+    klal.join(tmp_path / "ben.db", ticket, member="ben", home=tmp_path / "home-ben").close()
+    (tmp_path / "ben.db").unlink()
+    ben = klal.join(tmp_path / "ben.db", ticket, member="ben", home=tmp_path / "home-ben")
+
+    getattr(ben, act)()
+    ben.execute("INSERT INTO t VALUES ('work of ben')")
+    (tmp_path / "stick").mkdir()
+    report = ben.sync(tmp_path / "stick")
+
+    assert report.refused == ()
+    assert ana.sync(tmp_path / "stick").equal
+    assert sorted(member.name for member in ana.members()) == ["ana", "ben"]
+    ben.verify()
+
+
+def test_another_tool_may_read_while_klal_writes(tmp_path: Path) -> None:
+    """Decision 0002."""
+    with klal.create(tmp_path / "ana.db", space="s", member="ana", home=tmp_path / "home") as ana:
+        ana.execute("CREATE TABLE t(id TEXT PRIMARY KEY)")
+        ana.execute("INSERT INTO t VALUES ('a')")
+
+        rows = sqlite3.connect(tmp_path / "ana.db").execute("SELECT id FROM t").fetchall()
+
+        assert rows == [("a",)]
