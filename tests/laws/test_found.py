@@ -97,9 +97,9 @@ def test_a_name_that_tells_tables_apart_cannot_be_taken_beforehand(tmp_path: Pat
     _meet(tmp_path / "stick", ana, ben, ana)
     taken = next(name for name in ana.tables() if "__" in name)
 
-    with klal.create(tmp_path / "eve.db", space="other", member="eve", home=tmp_path / "home-eve") as eve:
-        with pytest.raises(klal.errors.UsageError, match="reserved"):
-            eve.execute(f'CREATE TABLE "{taken}"(id TEXT PRIMARY KEY)')
+    eve = klal.create(tmp_path / "eve.db", space="other", member="eve", home=tmp_path / "home-eve")
+    with pytest.raises(klal.errors.UsageError, match="reserved"):
+        eve.execute(f'CREATE TABLE "{taken}"(id TEXT PRIMARY KEY)')
 
     _assert_same(ana, ben)
 
@@ -154,6 +154,20 @@ def test_a_clock_before_1970_harms_nothing(tmp_path: Path) -> None:
     with klal.open(tmp_path / "ana.db", home=tmp_path / "home") as again:
         again.verify()
         assert again.query("SELECT * FROM t") == [("far future",)]
+
+
+def test_rows_too_large_for_one_segment_travel_in_several(tmp_path: Path) -> None:
+    """PAY-3, T2: what the author's door lets out every other door lets in."""
+    found = _everybody(tmp_path, ("ana", "ben"), "CREATE TABLE t(id TEXT PRIMARY KEY, v BLOB)")
+    ana, ben = found["ana"], found["ben"]
+    ana.insert_many("t", [(str(i), bytes(100_000_000)) for i in range(3)])
+
+    with pytest.raises(klal.errors.UsageError, match="more than can travel"):
+        ana.execute("INSERT INTO t VALUES ('huge', zeroblob(300000000))")
+    _meet(tmp_path / "stick", ana, ben, ana)
+
+    assert ben.query("SELECT id, length(v) FROM t ORDER BY id") == [(str(i), 100_000_000) for i in range(3)]
+    assert ben.status().warnings == ()
 
 
 @pytest.mark.parametrize("act", ["finish", "invite"])

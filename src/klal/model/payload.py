@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from klal.errors import MalformedError
+from klal.errors import MalformedError, UsageError
 from klal.model.codec import (
     COLUMN_ID_SIZE,
     SALT_SIZE,
@@ -83,7 +83,11 @@ class Segment(NamedTuple):
 
 
 def encode_segment(segment: Segment) -> bytes:
-    """Return the bytes of one segment (layout PAY-2)."""
+    """Return the bytes of a segment (layout PAY-2), or of several where one would be too large to be taken.
+
+    Raises:
+        UsageError: A single row beyond SEGMENT_PLAIN_SIZE_MAX.
+    """
     flags = 0
     key_columns: list[Sequence[Value]] = list(zip(*segment.keys, strict=True))
     if segment.lives is not None:
@@ -94,6 +98,8 @@ def encode_segment(segment: Segment) -> bytes:
         keys_stored = compress(keys)
         flags |= _KEYS_COMPRESSED
     values = values_stored = _encode(segment.values)
+    if max(len(keys), len(values)) > SEGMENT_PLAIN_SIZE_MAX:
+        return b"".join(map(encode_segment, _halves(segment)))
     if len(values) >= _COMPRESS_MIN_SIZE:
         values_stored = compress(values)
         flags |= _VALUES_COMPRESSED
@@ -108,6 +114,18 @@ def encode_segment(segment: Segment) -> bytes:
         len(values_stored),
     )
     return b"".join((head, *segment.columns, keys_stored, values_stored))
+
+
+def _halves(segment: Segment) -> tuple[Segment, Segment]:
+    middle = len(segment.keys) // 2
+    if not middle:
+        raise UsageError(f"a row has more than {SEGMENT_PLAIN_SIZE_MAX} bytes, which is more than can travel")
+
+    def part(rows: slice) -> Segment:
+        lives = None if segment.lives is None else segment.lives[rows]
+        return Segment(segment.kind, segment.columns, segment.keys[rows], [v[rows] for v in segment.values], lives)
+
+    return part(slice(middle)), part(slice(middle, None))
 
 
 def encode_insert(columns: Sequence[bytes], key: Sequence[Value], values: Sequence[Value]) -> bytes:
