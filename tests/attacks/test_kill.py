@@ -153,6 +153,7 @@ def test_a_writer_killed_at_any_instant_keeps_all_it_said_and_nothing_by_half(tm
     assert len(bench.cut_in) > 1
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("step", "stride"),
     [
@@ -161,9 +162,13 @@ def test_a_writer_killed_at_any_instant_keeps_all_it_said_and_nothing_by_half(tm
         ("transaction", 9),
         ("large", 2),
         ("delete", 1),
-        ("reopen", 1),
-        ("finish", 2),
-        ("sync", 7),
+        ("reopen", 3),
+        ("finish", 29),
+        ("sync", 31),
+        pytest.param("transaction", 1, marks=pytest.mark.soak),
+        pytest.param("large", 1, marks=pytest.mark.soak),
+        pytest.param("finish", 1, marks=pytest.mark.soak),
+        pytest.param("sync", 3, marks=pytest.mark.soak),
     ],
 )
 def test_a_writer_killed_between_any_two_calls_keeps_all_it_said_and_nothing_by_half(tmp_path, step, stride):
@@ -183,7 +188,6 @@ def test_a_writer_killed_between_any_two_calls_keeps_all_it_said_and_nothing_by_
     finally:
         bench.close()
 
-    print(serial)
     assert serial > 1, "nothing was cut"
 
 
