@@ -69,6 +69,7 @@ class Segment(NamedTuple):
         keys: one tuple per row.
         values: one list per entry of `columns`, each as long as `keys`.
         lives: one int per row, or None when every row is in its first life.
+        decoded_key_columns: `keys` as columns, where they were decoded; see `key_columns`.
     """
 
     kind: Kind
@@ -76,6 +77,12 @@ class Segment(NamedTuple):
     keys: Sequence[Key]
     values: Sequence[Sequence[Value]]
     lives: Sequence[int] | None = None
+    decoded_key_columns: Sequence[Sequence[Value]] | None = None
+
+    @property
+    def key_columns(self) -> Sequence[Sequence[Value]]:
+        """Return the keys as columns; a decoded segment has them at hand."""
+        return list(zip(*self.keys, strict=True)) if self.decoded_key_columns is None else self.decoded_key_columns
 
     def life(self, row: int) -> int:
         """Return the life that row `row` is written in."""
@@ -89,7 +96,7 @@ def encode_segment(segment: Segment) -> bytes:
         UsageError: A single row beyond SEGMENT_PLAIN_SIZE_MAX.
     """
     flags = 0
-    key_columns: list[Sequence[Value]] = list(zip(*segment.keys, strict=True))
+    key_columns: list[Sequence[Value]] = list(segment.key_columns)
     if segment.lives is not None:
         key_columns.append(segment.lives)
         flags |= _LIVES
@@ -191,7 +198,7 @@ def _decode_segment(part: bytes, start: int) -> tuple[Segment, int]:
     if len(values) != column_count or (kind == Kind.DELETE and column_count):
         raise MalformedError(f"segment has {len(values)} value columns, want {column_count}", rule="PAY-4")
     keys = list(zip(*key_columns, strict=True))
-    return Segment(Kind(kind), columns, keys, values, lives), end  # type: ignore[arg-type]
+    return Segment(Kind(kind), columns, keys, values, lives, key_columns), end  # type: ignore[arg-type]
 
 
 def _decode_section(stored: bytes, plain_size: int, row_count: int, *, compressed: bool) -> list[list[Value]]:

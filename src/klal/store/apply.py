@@ -302,7 +302,7 @@ class Applier:
     def _insert_blind(
         self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: Sequence[int]
     ) -> None:
-        lists = [*zip(*segment.keys, strict=True), *segment.values]
+        lists = [*segment.key_columns, *segment.values]
         if len(fast) != len(segment.keys):
             lists = [[values[row] for row in fast] for values in lists]
         insert_rows(self._connection, table, columns, list(zip(*lists, strict=True)))
@@ -350,7 +350,7 @@ def _columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
         columns = tuple(table.by_id[column_id] for column_id in segment.columns)
     except KeyError as error:
         raise MalformedError(f"segment writes an unknown column of {table.name!r:.40}", rule="APP-3") from error
-    key_columns = list(zip(*segment.keys, strict=True))
+    key_columns = segment.key_columns
     if len(key_columns) != len(table.key) or any(None in values for values in key_columns):
         raise MalformedError(f"segment has a key that does not fit {table.name!r:.40}", rule="APP-3")
     for info, values in zip(columns, segment.values, strict=True):
