@@ -57,7 +57,7 @@ def create(path: str | Path, *, space: str, member: str, home: str | Path | None
     genesis = Genesis(space, key.member_id, member, _WORLD.entropy.token(HASH_SIZE), Policy())
     folder = _home(home)
     store = found_space(Path(path), folder, _WORLD, genesis, key)
-    return Replica(store, lambda remote, _: _connect(remote, store, folder))
+    return Replica(store, lambda remote: _connect(remote, store, folder))
 
 
 def join(path: str | Path, ticket: str, *, member: str, home: str | Path | None = None) -> Replica:
@@ -70,7 +70,7 @@ def join(path: str | Path, ticket: str, *, member: str, home: str | Path | None 
     decoded = decode_ticket(ticket)
     folder = _home(home)
     store = join_space(Path(path), folder, _WORLD, decoded, member)
-    return Replica(store, lambda remote, _: _connect(remote, store, folder))
+    return Replica(store, lambda remote: _connect(remote, store, folder))
 
 
 def open(path: str | Path, *, home: str | Path | None = None, member: str | None = None) -> Replica:  # noqa: A001 - klal.open
@@ -84,7 +84,7 @@ def open(path: str | Path, *, home: str | Path | None = None, member: str | None
     """
     folder = _home(home)
     store = _open_store(Path(path), folder, member)
-    return Replica(store, lambda remote, _: _connect(remote, store, folder))
+    return Replica(store, lambda remote: _connect(remote, store, folder))
 
 
 def check_certificate_file(path: str | Path) -> Certificate:
@@ -125,13 +125,9 @@ def _check_name(what: str, name: str) -> None:
 class _OtherFile(FileStation):
     """Another klal file, opened for one session."""
 
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self._own = store
-
     def release(self) -> None:
         """Close the file."""
-        self._own.close()
+        self._store.close()
 
 
 def _connect(remote: str, store: Store, home: Home) -> Station:

@@ -46,7 +46,7 @@ from klal.survey import Survey
 from klal.sync.drive import Outcome, drive
 from klal.sync.station import Station
 
-Connect = Callable[[str, Store], Station]
+Connect = Callable[[str], Station]
 OnProgress = Callable[[Progress], None]
 
 
@@ -294,7 +294,7 @@ class Replica:
         self, remote: str, progress: OnProgress | None, byte_count_max: int | None, only_gave: list[str]
     ) -> Outcome:
         told = None if progress is None else lambda phase, done, total: progress(Progress(phase, done, total))
-        station = self._connect(remote, self._store)
+        station = self._connect(remote)
         try:
             outcome = drive(FileStation(self._store), station, on_progress=told, byte_count_max=byte_count_max)
         finally:

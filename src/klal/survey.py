@@ -340,10 +340,9 @@ class Survey:
             " GROUP BY ticket_id HAVING count(*) > min(use_count_max)"
         ).fetchall():
             warnings.append(f"a ticket for {meant} members was used by {used}, {name!r} among them")
-        for lsn, header in connection.execute(
-            "SELECT lsn, header FROM klal_change WHERE state = ? ORDER BY lsn", (STATE_VOID,)
+        for (lsn,) in connection.execute(
+            "SELECT lsn FROM klal_change WHERE state = ? ORDER BY lsn", (STATE_VOID,)
         ).fetchall():
-            del header
             ref = self._history.ref_of(lsn)
             who = self.name(self._history.logs[ref.log].member_id)
             warnings.append(f"change {ref.seq} of {who} broke a rule and has no effect")

@@ -138,7 +138,8 @@ class Fleet:
 
     def guest(self, name: str, path: Path) -> Replica:
         """Open another file of a member, outside the fleet; the caller closes it."""
-        return Replica(self.store(path, name), self._connect)
+        store = self.store(path, name)
+        return Replica(store, lambda remote: self._connect(remote, store))
 
     def reopen(self, name: str) -> Replica:
         self[name].close()
@@ -192,7 +193,7 @@ class Fleet:
         return self.folder / f"{name}-{self.file_count}.db"
 
     def _keep(self, name: str, store: Store) -> Replica:
-        self.replicas[name] = Replica(store, self._connect)
+        self.replicas[name] = Replica(store, lambda remote: self._connect(remote, store))
         return self.replicas[name]
 
     def _connect(self, remote: str, own: Store) -> FileStation | FolderStation:

@@ -136,3 +136,39 @@ def test_a_fork_that_no_fence_can_see_is_never_shown_as_whole(tmp_path: Path) ->
         assert status.state == "behind"
         assert status.standing != "whole"
         assert any("another branch of a log of ana" in warning for warning in status.warnings)
+
+
+def test_every_whole_replica_reads_the_whole_history_newcomers_too(tmp_path: Path) -> None:
+    """W14: each change that was ever made, by whom, when and on what, the same on all."""
+    ana, ben, ticket = _pair(tmp_path)
+    ana.execute("INSERT INTO t VALUES ('a', 1)")
+    ana.execute("UPDATE t SET n = 2")
+    ben.execute("INSERT INTO t VALUES ('b', 1)")
+    ben.execute("DELETE FROM t WHERE id = 'b'")
+    cy = klal.join(tmp_path / "cy.db", ticket, member="cy", home=tmp_path / "home-cy")
+    for replica in (ana, ben, cy, ana, ben):
+        replica.sync(tmp_path / "stick")
+
+    told = [
+        [
+            (entry.change, entry.member_name, entry.unix_ms, entry.epoch, entry.tables, entry.acts)
+            for entry in each.log()
+        ]
+        for each in (ana, ben, cy)
+    ]
+
+    assert told[0] == told[1] == told[2]
+    assert len(told[0]) == cy.coverage().held
+    assert [entry.tables for entry in cy.log(table="t")] == [{"t": 1}] * 4
+    assert {entry.standing for entry in (ana.status(), ben.status(), cy.status())} == {"whole"}
+
+
+def test_a_closed_replica_says_so_in_klals_own_words(tmp_path: Path) -> None:
+    ana = klal.create(tmp_path / "a.db", space="s", member="ana", home=tmp_path / "home")
+    ana.close()
+
+    assert "'s'" in repr(ana)
+    for call in (ana.status, ana.missing, ana.conflicts, ana.verify, ana.finish, ana.invite):
+        with pytest.raises(klal.errors.KlalError):
+            call()
+    ana.close()

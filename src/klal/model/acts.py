@@ -14,7 +14,6 @@ import msgspec
 from klal.errors import MalformedError
 from klal.model.codec import (
     ACTS_SIZE_MAX,
-    COLUMN_ID_SIZE,
     EPOCH_MAX,
     HASH_SIZE,
     NAME_LENGTH_MAX,
@@ -234,6 +233,3 @@ def _check_name(name: str) -> None:
 def _check_size(value: bytes, size: int, what: str) -> None:
     if len(value) != size:
         raise MalformedError(f"{what} has {len(value)} bytes, want {size}", rule="ACT-2")
-
-
-assert COLUMN_ID_SIZE <= HASH_SIZE

@@ -50,21 +50,6 @@ class Closed:
     cut: Cut
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What came of trying to apply one change.
-
-    Shape:
-        waits_for: the hash it waits for, or None.
-        waits_for_epoch: the epoch that must end here first, or None.
-    """
-
-    is_applied: bool
-    waits_for: bytes | None = None
-    waits_for_epoch: int | None = None
-    acts: tuple[Act, ...] = ()
-
-
 class Applier:
     """Applies held changes to the tables of one file."""
 
@@ -77,7 +62,7 @@ class Applier:
         self.closed: list[Closed] = []
         self.not_after_ms = UNIX_MS_MAX
 
-    def apply(self, log: Log, epoch_max: int) -> Verdict:
+    def apply(self, log: Log, epoch_max: int) -> tuple[Act, ...] | None:
         """Apply the next change of `log`, if its past and its epoch allow.
 
         Args:
@@ -88,12 +73,12 @@ class Applier:
         stored = self._history.read(ref)
         header = stored.header
         if header.epoch > epoch_max:
-            return Verdict(is_applied=False, waits_for_epoch=header.epoch - 1)
+            return None
         past = []
         for hashed in header.past:
             dependency = self._history.find(hashed)
             if dependency is None or self._history.logs[dependency.log].applied_length <= dependency.seq:
-                return Verdict(is_applied=False, waits_for=hashed)
+                return None
             past.append(dependency)
         before = self._history.head_vector(log)
         vector = self._vector(before, past)
@@ -119,7 +104,7 @@ class Applier:
         log.applied_length += 1
         log.order_stamp = stamp
         self._history.set_state(stored.lsn, state, stamp)
-        return Verdict(is_applied=True, acts=acts)
+        return acts
 
     def _vector(self, before: dict[int, int], past: Sequence[ChangeRef]) -> dict[int, int]:
         vector = dict(before)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from klal.model.acts import Join as JoinAct
 from klal.model.acts import decode_acts
 from klal.model.certificate import Body, Certificate, CutHead, MemberName, Witness, members_root
-from klal.model.codec import HASH_SIZE, UNIX_MS_MAX, pack, tagged_hash, tree_leaf, tree_root, unpack
+from klal.model.codec import UNIX_MS_MAX, pack, tagged_hash, tree_leaf, tree_root, unpack
 from klal.model.frontier import Frontier, Head
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
 from klal.rules import closing
@@ -246,7 +246,7 @@ class Replay:
         while progress:
             progress = False
             for log in self.history.logs.values():
-                while log.applied_length < log.payload_length and self.applier.apply(log, _EPOCH_ANY).is_applied:
+                while log.applied_length < log.payload_length and self.applier.apply(log, _EPOCH_ANY) is not None:
                     progress = True
 
 
@@ -287,6 +287,3 @@ def _table_leaves(connection: Connection, table: Table) -> tuple[list[bytes], in
     if chunk:
         leaves.append(tree_leaf(pack(chunk)))
     return leaves, count + len(chunk)
-
-
-assert len(NO_CERTIFICATE) == HASH_SIZE

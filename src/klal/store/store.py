@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from klal.store.intake import Intake
 from klal.store.knowledge import Knowledge
 from klal.store.rows import Rows
 from klal.store.sql import Connection
-from klal.store.writer import Outcome, Session, Writer, paused
+from klal.store.writer import Outcome, OwnLog, Writer, paused
 
 _APPLY_BATCH_COUNT = 1000  # Changes applied in one SQLite transaction: bounds the WAL, not correctness.
 _TOKEN_SIZE = 16
@@ -98,9 +99,9 @@ class Store:
     def _set_meta(self, name: str, value: object) -> None:
         self.connection.execute("INSERT OR REPLACE INTO klal_meta VALUES(?,?)", (name, value))
 
-    @property
+    @cached_property
     def genesis(self) -> Genesis:
-        """Return the space's origin."""
+        """Return the space's origin, which never changes."""
         return unpack(self._meta("genesis"), Genesis, "stored genesis")
 
     @property
@@ -144,7 +145,7 @@ class Store:
             header = self.history.read(ChangeRef(log.log, log.length - 1)).header
             unix_ms, counter = header.unix_ms, header.counter
         stamp_max = max((other.order_stamp for other in self.history.logs.values()), default=0)
-        self.writer.own = Session(log, unix_ms, counter, stamp_max, past_is_fresh=False)
+        self.writer.own = OwnLog(log, unix_ms, counter, stamp_max, past_is_fresh=False)
         self._renew_epoch()
 
     def _renew_epoch(self) -> None:
@@ -490,12 +491,12 @@ class Store:
             progress = False
             for log in list(self.history.logs.values()):
                 while log.applied_length < log.payload_length and count < _APPLY_BATCH_COUNT:
-                    verdict = self.applier.apply(log, self.writer.epoch)
-                    if not verdict.is_applied:
+                    acts = self.applier.apply(log, self.writer.epoch)
+                    if acts is None:
                         break
                     progress = True
                     count += 1
-                    self._after_apply(log, verdict.acts)
+                    self._after_apply(log, acts)
         for log in self.history.logs.values():
             self.history.save_log(log)
         self._advance()
@@ -697,6 +698,8 @@ class Store:
 
     def close(self) -> None:
         """Seal what is not sealed and release the file."""
+        if self._is_closed:
+            return
         try:
             if self.in_transaction:
                 self.rollback()

@@ -75,7 +75,7 @@ class Outcome(NamedTuple):
 
 
 @dataclass(slots=True)
-class Session:
+class OwnLog:
     """Counters of the own log that every commit needs at hand."""
 
     log: Log
@@ -115,7 +115,7 @@ class Writer:
         self._salt_at = 0
         self._plans: dict[str, str] = {}
         self.capture = Capture(connection, lambda name: catalog.by_name.get(fold(name)))
-        self.own: Session | None = None
+        self.own: OwnLog | None = None
         self.epoch = 0
         connection.authorizer = self._authorize
         allow_klal_id(connection, self.new_id)
@@ -477,7 +477,7 @@ class Writer:
             return self._append_header(own, heads, parts)
         return self._append_header(own, [], parts)
 
-    def _append_header(self, own: Session, heads: list[ChangeRef], parts: list[tuple[bytes, bytes, int]]) -> ChangeRef:
+    def _append_header(self, own: OwnLog, heads: list[ChangeRef], parts: list[tuple[bytes, bytes, int]]) -> ChangeRef:
         history, log = self._history, own.log
         seq = log.length
         ref = ChangeRef(log.log, seq)
@@ -528,7 +528,7 @@ class Writer:
         log.vector = vector
         return sorted(history.hash_at(head) for head in heads)
 
-    def _tick(self, own: Session) -> int:
+    def _tick(self, own: OwnLog) -> int:
         """Return the next stamp of the hybrid logical clock: unix_ms << 16 | counter, always rising."""
         unix_ms = min(max(self._clock.unix_ms(), 0), UNIX_MS_MAX - 1)
         if unix_ms > own.unix_ms:
