@@ -624,15 +624,15 @@ class Store:
 
     def invite(self, use_count_max: int) -> str:
         """Record an invitation in history and return its ticket."""
-        assert_identity = self.identity
-        if assert_identity is None:
+        identity = self.identity
+        if identity is None:
             raise ReadOnlyError(f"{self.path} is read-only here: only a member can invite")
         genesis = self.genesis
         if genesis.policy.invited_by == "steward" and self.member_id != genesis.founder:
             raise UsageError("only the steward of this space may invite")
         seed = self._world.entropy.token(SEED_SIZE)
         ticket_key = SigningKey(seed)
-        invitation = make_invitation(assert_identity.key, self.space_id, ticket_key.member_id, use_count_max)
+        invitation = make_invitation(identity.key, self.space_id, ticket_key.member_id, use_count_max)
         with self.writing():
             self.writer.note(Invite(invitation))
         self.seal()
