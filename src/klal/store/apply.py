@@ -224,11 +224,12 @@ class Applier:
             raise MalformedError(f"rows of unknown table {table_id.hex()[:8]}", rule="APP-3")
         for segment in decode_segments(data):
             columns = _columns(table, segment)
-            keys = set(segment.keys)
-            if len(keys) != len(segment.keys):
-                raise MalformedError("segment writes a key twice", rule="PAY-4")
-            slow = self.window.touched(unseen, table_id, keys) if unseen else set()
-            slow |= self._rows.keys_with_side(table, keys)
+            slow: set[Key] = set()
+            # New rows that nothing here can meet: a key written twice fails as it is inserted.
+            is_met = self.window.touches(unseen, table_id) or self._rows.has_side(table)
+            if is_met or segment.kind is not Kind.INSERT:
+                keys = _distinct(segment)
+                slow = self.window.touched(unseen, table_id, keys) | self._rows.keys_with_side(table, keys)
             if segment.lives is not None:
                 slow |= {key for key, life in zip(segment.keys, segment.lives, strict=True) if life > 1}
             self._merge_segment(ref, order, table, columns, segment, slow, unseen)
@@ -247,7 +248,7 @@ class Applier:
             slow = set(segment.keys)  # A delete keeps an image, so each row is read anyway.
         fast = [row for row, key in enumerate(segment.keys) if key not in slow] if slow else range(len(segment.keys))
         if fast and not self._write_blind(table, columns, segment, fast):
-            slow = set(segment.keys)
+            slow = _distinct(segment)
         for row, key in enumerate(segment.keys if slow else ()):
             if key in slow:
                 cells = {column: values[row] for column, values in zip(segment.columns, segment.values, strict=True)}
@@ -299,6 +300,18 @@ class Applier:
         order = sorted(fast, key=lambda row: tuple(map(_sort_key, segment.keys[row])))
         rows = ((*(values[row] for values in segment.values), *segment.keys[row]) for row in order)
         self._connection.executemany(table.update(columns), rows)
+
+
+def _distinct(segment: Segment) -> set[Key]:
+    """Return the keys of a segment.
+
+    Raises:
+        MalformedError: PAY-4, one of them stands twice.
+    """
+    keys = set(segment.keys)
+    if len(keys) != len(segment.keys):
+        raise MalformedError("segment writes a key twice", rule="PAY-4")
+    return keys
 
 
 def insert_rows(

@@ -51,6 +51,11 @@ class Window:
             if log.applied_length > vector.get(log.log, 0)
         }
 
+    def touches(self, unseen: Mapping[int, tuple[int, int]], table_id: bytes) -> bool:
+        """True when some change in the window wrote this table at all."""
+        self._load(unseen)
+        return bool(self._touches.get(table_id))
+
     def touched(self, unseen: Mapping[int, tuple[int, int]], table_id: bytes, keys: Iterable[Key]) -> set[Key]:
         """Return those of `keys` that some change in the window may have written."""
         self._load(unseen)
