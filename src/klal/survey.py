@@ -212,20 +212,12 @@ class Survey:
         closed = self._store.applier.closed
         if epoch >= len(closed):
             return "open"
-        # A later certificate is made only upon this one, so naming it names this one too.
-        later = {each.certificate_hash for each in closed[epoch:]}
-        naming = {
-            receipt.statement.member_id
-            for receipt in self._store.knowledge.receipts().values()
-            if receipt.statement.certificate in later
-        }
-        if self._me:
-            naming.add(self._me)
-        return "closed" if set(closed[epoch].cut.counted) <= naming else "complete"
+        return "complete" if self._unnamed(epoch) else "closed"
 
     def _unnamed(self, epoch: int) -> tuple[Waiting, ...]:
         """Return the counted members not known to name the certificate of a complete epoch."""
         closed = self._store.applier.closed
+        # A later certificate is made only upon this one, so naming it names this one too.
         later = {each.certificate_hash for each in closed[epoch:]}
         naming = {
             receipt.statement.member_id

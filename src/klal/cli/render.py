@@ -37,7 +37,6 @@ STATE_STYLES = {
     "closed": "bold cyan",
 }
 _BAR_WIDTH = 30
-_CELL_WIDTH_MAX = 60
 
 
 # --- small pieces ----------------------------------------------------------------------------------------------------
@@ -75,11 +74,6 @@ def _as_of(unix_ms: int | None) -> str:
         return f"as of {datetime.fromtimestamp(unix_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
     except (OverflowError, ValueError, OSError):
         return f"as of {unix_ms} ms"
-
-
-def _text(value: object) -> Text:
-    """Return a value of somebody's table: NULL dim, a number as Python writes it."""
-    return Text(shown(value), style="dim" if value is None else "")
 
 
 def _reason(waiting: Json) -> str:

@@ -406,8 +406,7 @@ class Store:
         self.history.save_log(log)
 
     def indexed_length(self, log: Log) -> int:
-        """Return how many headers of a log are findable by hash: of the own log, those that left."""
-        """Return how much of a log can be found by hash; of the own one, what has left or is about to."""
+        """Return how many headers of a log can be found by hash; of the own one, those that have left."""
         return self._meta("indexed_length") or 0 if log.log == self._meta("own_log") else log.length
 
     def seal(self) -> None:
@@ -556,7 +555,7 @@ class Store:
         genesis = self.genesis
         if genesis.policy.invited_by == "steward" and inviter != genesis.founder:
             raise MembershipError(f"{join.name!r:.40} was invited by a member who may not invite", rule="MEM-5")
-        if not self.connection.execute("SELECT 1 FROM klal_member WHERE member_id = ?", (inviter,)).get:
+        if not self.intake.is_member(inviter):
             raise MembershipError(f"{join.name!r:.40} was invited by somebody not known here", rule="MEM-2")
 
     def found(self, genesis: Genesis) -> None:
@@ -584,7 +583,7 @@ class Store:
             return
         ticket = unpack(self._meta("ticket"), Ticket, "stored ticket", TICKET_SIZE_MAX)
         has_met = self.history.applied_lengths().keys() != {self._founder_log().log}
-        is_known = bool(self.connection.execute("SELECT 1 FROM klal_member WHERE member_id = ?", (self.member_id,)).get)
+        is_known = self.intake.is_member(self.member_id)
         if not has_met and not is_writing:
             return
         if not (has_met and is_known):

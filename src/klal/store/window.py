@@ -104,9 +104,7 @@ class Window:
                     touches.setdefault(key, []).append(_Touch(change, order, segment, row))
 
 
-def order_key(history: History, log: Log, stored: Stored, hashed: bytes | None = None) -> OrderKey:
+def order_key(history: History, log: Log, stored: Stored) -> OrderKey:
     """Return the order key of an applied change (ORD-3)."""
     draw = draw_of(history.space_id, stored.header.certificate, log.member_id)
-    if hashed is None:
-        hashed = history.hash_at(ChangeRef(log.log, stored.header.seq))
-    return OrderKey(stored.order_stamp, draw, hashed)
+    return OrderKey(stored.order_stamp, draw, history.hash_at(ChangeRef(log.log, stored.header.seq)))
