@@ -39,7 +39,7 @@ from klal.store.bulk import insert_many
 from klal.store.catalog import Table
 from klal.store.checks import check_store
 from klal.store.copy import backup_to
-from klal.store.declare import words_of
+from klal.store.sqltext import words_of
 from klal.store.store import Store
 from klal.store.writer import Outcome as SqlOutcome
 from klal.survey import Survey

@@ -9,7 +9,21 @@ from __future__ import annotations
 from functools import cached_property
 
 from klal.errors import IncompleteError, UsageError
-from klal.model.acts import Act, Close, CreateTable, Genesis, Invite, Join, decode_acts
+from klal.model.acts import (
+    Act,
+    AddColumn,
+    Close,
+    CreateIndex,
+    CreateTable,
+    CreateView,
+    Drop,
+    DropColumn,
+    Genesis,
+    Invite,
+    Join,
+    Rename,
+    decode_acts,
+)
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
 from klal.reports import (
     ChangeId,
@@ -278,7 +292,7 @@ class Survey:
             stable_count=stable_count,
             only_here=self._only_here(),
             conflicts=connection.execute("SELECT count(*) FROM klal_conflict").get,
-            violations=0,
+            violations=connection.execute("SELECT count(*) FROM klal_violations").get,
             parked=self._parked(),
             warnings=self._warnings(),
         )
@@ -454,4 +468,15 @@ def _describe(act: Act) -> str:
             return f"created table {act.definition.name}"
         case Close():
             return f"finished epoch {act.epoch}"
-    return f"added column {act.column.name}"
+        case AddColumn():
+            return f"added column {act.column.name}"
+        case CreateIndex():
+            return f"created index {act.definition.name}"
+        case CreateView():
+            return f"created view {act.definition.name}"
+        case Rename():
+            return f"renamed a {'column' if act.column_id else 'table'} to {act.name}"
+        case DropColumn():
+            return "dropped a column"
+        case Drop():
+            return "dropped a table, index or view"

@@ -14,7 +14,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import apsw
@@ -75,6 +75,16 @@ class TableCapture:
         self.spilled.append(encoded)
         self.spilled_count += row_count
 
+    def reshape(self, table: Table) -> None:
+        """Bring the images seen so far into the shape of the table as it is now."""
+        if not self.is_mixed:
+            self.mix()
+        before = [info.column_id for info in self.table.columns]
+        kept = [p for p, column_id in enumerate(before) if any(column_id == info.column_id for info in table.columns)]
+        if len(kept) < len(before):
+            self.events = [(_picked(old, kept), _picked(new, kept)) for old, new in self.events]
+        self.table = table
+
     def mix(self) -> None:
         """Turn what was kept as inserts back into events, to be folded key by key."""
         self.is_mixed = True
@@ -83,6 +93,11 @@ class TableCapture:
                 self.events.extend((None, row) for row in rows_of_segment(self.table, segment))
         self.events.extend((None, row) for row in self.inserted)
         self.spilled, self.inserted, self.spilled_count = [], [], 0
+
+
+def _picked(row: Row | None, positions: Sequence[int]) -> Row | None:
+    # An image may be older than a column that was added last: it is only as wide as the table was then.
+    return None if row is None else tuple(row[p] for p in positions if p < len(row))
 
 
 class Capture:
@@ -147,14 +162,21 @@ class Capture:
             seen = self._tables[name] = TableCapture(table)
         return seen
 
-    def retable(self, table: Table) -> None:
-        """Go on after the table gained a column: earlier images are read back when netted."""
-        seen = self._tables.get(table.name)
-        if seen is not None:
-            if not seen.is_mixed:
-                seen.mix()
-            seen.table = table
-            self.is_dirty = True
+    def redeclare(self, by_id: Mapping[bytes, Table]) -> None:
+        """Go on after tables were declared anew in the running transaction.
+
+        Renamed ones are known by their new name, dropped ones forgotten with their rows, and where
+        columns came or went, the images seen so far are brought into the new shape.
+        """
+        seen = [capture for capture in self._tables.values() if capture is not None]
+        self._tables.clear()
+        for capture in seen:
+            table = by_id.get(capture.table.table_id)
+            if table is not None:
+                self._tables[table.name] = capture
+                if table.columns != capture.table.columns:
+                    capture.reshape(table)
+                    self.is_dirty = True
 
     def renew(self) -> None:
         """Go on after a rollback to a savepoint took back tables or columns."""
@@ -163,7 +185,11 @@ class Capture:
             if seen is None or table is None or table.table_id != seen.table.table_id:
                 del self._tables[name]  # Its rows went with it.
             elif table.columns != seen.table.columns:
-                self.retable(table)
+                if len(table.columns) > len(seen.table.columns):
+                    # A dropped column came back, and the images seen meanwhile lack it.
+                    self.is_spoiled = True
+                seen.reshape(table)
+                self.is_dirty = True
 
     def captures(self) -> list[TableCapture]:
         """Return what was seen, per replicated table, in the order of table ids."""
@@ -308,7 +334,8 @@ def encode_inserts(table: Table, rows: Sequence[Row]) -> bytes:
 
 def rows_of_segment(table: Table, segment: Segment) -> Iterator[Row]:
     """Yield the rows of an INSERT segment that gives every column, in physical column order."""
-    columns: list[Sequence[Value]] = [()] * len(table.columns)
+    # What is generated is not in a segment, and nobody asks for it here.
+    columns: list[Sequence[Value]] = [(None,) * len(segment.keys)] * len(table.columns)
     for position, key_values in zip(table.key_positions, zip(*segment.keys, strict=True), strict=True):
         columns[position] = key_values
     for position, values in zip(table.value_positions, segment.values, strict=True):

@@ -16,7 +16,22 @@ from typing import Any
 import apsw
 
 from klal.errors import DamagedError, MalformedError, MembershipError, ReadOnlyError, UsageError
-from klal.model.acts import Act, AddColumn, Close, CreateTable, Genesis, Invite, Join, make_invitation, make_join
+from klal.model.acts import (
+    Act,
+    AddColumn,
+    Close,
+    CreateIndex,
+    CreateTable,
+    CreateView,
+    DropColumn,
+    Genesis,
+    Invite,
+    Join,
+    Rename,
+    SchemaAct,
+    make_invitation,
+    make_join,
+)
 from klal.model.certificate import Certificate
 from klal.model.codec import HASH_SIZE, UNIX_MS_MAX, pack, unpack
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, header_hash
@@ -29,7 +44,7 @@ from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier
 from klal.store.catalog import Catalog
 from klal.store.epochs import Epochs
-from klal.store.file import create_file, translate, translated
+from klal.store.file import create_file, translate, translated, unchecked
 from klal.store.history import STATE_HELD, History, Log
 from klal.store.home import Fence, Home, Identity
 from klal.store.intake import Intake
@@ -473,7 +488,7 @@ class Store:
     def apply_ready(self) -> int:
         """Apply every held change whose past and epoch allow it; return how many."""
         total = 0
-        with paused(self.writer.capture):
+        with paused(self.writer.capture), unchecked(self.connection):
             while True:
                 with self.writing():
                     count = self._apply_batch()
@@ -525,6 +540,7 @@ class Store:
         self._advance()
 
     def _advance(self) -> None:
+        self.writer.uniques.settle()
         while self.epochs.advance():
             pass
         self._renew_epoch()
@@ -601,8 +617,9 @@ class Store:
             member_id = identity.key.member_id
             acts.insert(0, make_join(ticket.key, self.space_id, member_id, identity.name, ticket.invitation))
         with self.writing(durable=True):
-            for act in ticket.schema:
-                self.writer.declare_act(act)
+            with unchecked(self.connection):
+                for act in ticket.schema:
+                    self.writer.declare_act(act)
             if acts:
                 self._append_acts(*acts)
 
@@ -650,15 +667,28 @@ class Store:
         log_id = self.connection.execute("SELECT log_id FROM klal_member WHERE ticket_id IS NULL").get
         return self.history.by_id[log_id]
 
-    def _schema(self) -> tuple[CreateTable | AddColumn, ...]:
-        acts: list[CreateTable | AddColumn] = []
-        for table in self.catalog.by_id.values():
-            acts.append(CreateTable(table.definition))
-            acts.extend(
-                AddColumn(table.table_id, info.column)
-                for info in table.columns
-                if info.column not in table.definition.columns
-            )
+    def _schema(self) -> tuple[SchemaAct, ...]:
+        """Return the acts that what is declared and not dropped comes from, in an order in which they apply."""
+        schema = self.catalog.schema
+        acts: list[SchemaAct] = []
+        for stated in schema.stated:
+            act = stated.act
+            match act:
+                case CreateTable():
+                    stands = act.definition.table_id in schema.tables
+                case CreateIndex():
+                    stands = act.definition.object_id in schema.indexes
+                case CreateView():
+                    stands = act.definition.object_id in schema.views
+                case AddColumn() | DropColumn():
+                    stands = act.table_id in schema.tables
+                case Rename():
+                    newest = schema.rename_numbers.get((act.table_id, act.column_id))
+                    stands = act.table_id in schema.tables and act.number == newest
+                case _:
+                    stands = False
+            if stands:
+                acts.append(act)
         return tuple(acts)
 
     def finish(self) -> int:

@@ -18,32 +18,34 @@ from typing import Any, NamedTuple
 import apsw
 
 from klal.errors import RefusedError, UsageError
-from klal.model.acts import Act, AddColumn, Close, CreateTable, encode_acts
+from klal.model.acts import Act, Close, SchemaAct, encode_acts
 from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX, tree_leaf
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Part, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
-from klal.model.schema import TABLE_COLUMN_COUNT_GROWN_MAX, Key, Value, check_definition, fold
+from klal.model.schema import Key, Value, fold
 from klal.ports import Clock, Entropy
-from klal.rules.merge import ChangeRef
-from klal.rules.order import OrderKey, draw_of, order_stamp
-from klal.store.apply import Applier, order_bytes
+from klal.rules.merge import ChangeRef, same
+from klal.rules.order import OrderKey, draw_of, order_bytes, order_stamp
+from klal.store.apply import Applier
 from klal.store.capture import (
     Capture,
     Net,
+    Row,
     TableCapture,
     encode_inserts,
     segments_of_deletes,
     segments_of_inserts,
     segments_of_updates,
 )
-from klal.store.catalog import Catalog, Table, check_addable
-from klal.store.declare import added_column, created_table, first_word, is_blank, savepoint_name, words_of
-from klal.store.file import allow_klal_id, translate
+from klal.store.catalog import Catalog, Table
+from klal.store.declare import read_ddl
+from klal.store.file import allow_klal_id, translate, unchecked
 from klal.store.history import INLINE_SIZE_MAX, STATE_APPLIED, History, Log
 from klal.store.rows import Rows
 from klal.store.sql import Connection
+from klal.store.sqltext import first_word, is_blank, savepoint_name, words_of
+from klal.store.unique import Uniques
 
-_UNNAMED_ORDER = b"\xff" * 72  # Sorts after every real order key; replaced when the change has one.
 _COUNTER_MAX = 0xFFFF
 # Ends the user's SQL. The authorizer is asked when a statement is prepared, and SQLite's cache of
 # prepared statements goes by the text: without it, klal's own text would be run unasked.
@@ -54,7 +56,7 @@ _ID_SIZE = 16
 _READ_WORDS = {"SELECT", "VALUES", "EXPLAIN", "WITH", "PRAGMA"}
 _WRITE_WORDS = {"INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"}
 _TRANSACTION_WORDS = {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"}
-_UNREPLICATED_WORDS = {"ANALYZE", "ATTACH", "DETACH", "DROP", "REINDEX", "VACUUM"}
+_UNREPLICATED_WORDS = {"ANALYZE", "ATTACH", "DETACH", "REINDEX", "VACUUM"}
 _READABLE_PRAGMAS = {
     "table_info",
     "table_xinfo",
@@ -115,6 +117,7 @@ class Writer:
         self._salt_at = 0
         self._plans: dict[str, str] = {}
         self.capture = Capture(connection, lambda name: catalog.by_name.get(fold(name)))
+        self.uniques = Uniques(connection, history, catalog, rows)
         self.own: OwnLog | None = None
         self.epoch = 0
         connection.authorizer = self._authorize
@@ -145,7 +148,7 @@ class Writer:
             self._check_single(sql)
         if word in _TRANSACTION_WORDS:
             return word
-        if word in ("CREATE", "ALTER"):
+        if word in ("CREATE", "ALTER", "DROP"):
             return "ddl"
         if word not in _READ_WORDS | _WRITE_WORDS:
             if word in _UNREPLICATED_WORDS:
@@ -276,50 +279,36 @@ class Writer:
     # -- DDL -------------------------------------------------------------------------
 
     def declare(self, sql: str) -> Outcome:
-        """Run a CREATE TABLE or ALTER TABLE ADD COLUMN and note it as an act.
+        """Run a CREATE, ALTER or DROP and note it as acts.
 
         Raises:
-            UsageError: Anything else, or what cannot be replicated.
+            UsageError: What SQLite does not accept, or what cannot be replicated.
         """
-        word = "ALTER" if first_word(sql) == "ALTER" else "CREATE"
+        acts = read_ddl(sql, self._catalog.schema)
+        self._connection.execute("SAVEPOINT klal_declare")
         try:
-            if word == "CREATE":
-                self._create(sql)
-            else:
-                table_name, column = added_column(sql, self._catalog.definitions())
-                table = self._catalog.named(table_name)
-                check_addable(column)
-                if len(table.columns) >= TABLE_COLUMN_COUNT_GROWN_MAX:
-                    raise UsageError(
-                        f"table {table.name} has {len(table.columns)} columns, which is as wide as one may grow"
-                    )
-                self._catalog.declare_column(table.table_id, column)
-                self._acts.append(AddColumn(table.table_id, column))
-                self.capture.retable(self._catalog.by_id[table.table_id])
-        except RefusedError as error:
-            raise UsageError(error.message) from error
+            with unchecked(self._connection), paused(self.capture):
+                for act in acts:
+                    self._catalog.declare(act)
+        except BaseException as error:
+            self._connection.execute("ROLLBACK TO klal_declare")
+            self._connection.execute("RELEASE klal_declare")
+            self._catalog.load()
+            if isinstance(error, RefusedError):
+                raise UsageError(error.message) from error
+            if isinstance(error, apsw.Error):
+                raise translate(error, "the statement") from error
+            raise
+        self._connection.execute("RELEASE klal_declare")
+        self._acts.extend(acts)
+        self.capture.redeclare(self._catalog.by_id)
+        self._rows.forget()
         self._plans.clear()
         return Outcome(0, (), [])
 
-    def _create(self, sql: str) -> None:
-        kind = [word for word in words_of(sql)[:5] if word in ("TABLE", "INDEX", "VIEW", "TRIGGER")]
-        if kind[:1] != ["TABLE"]:
-            raise UsageError(f"CREATE {kind[0] if kind else '...'} is not replicated by this version")
-        definition = created_table(sql, self._catalog.definitions())
-        if definition is None:
-            return
-        check_definition(definition)
-        if definition.table_id in self._catalog.by_id:
-            raise UsageError(f"table {definition.name} was declared already, under another name here")
-        self._catalog.declare_table(definition, _UNNAMED_ORDER)
-        self._acts.append(CreateTable(definition))
-
-    def declare_act(self, act: CreateTable | AddColumn) -> None:
-        """Declare a table or column that came as data, as a ticket's do."""
-        if isinstance(act, CreateTable):
-            self._catalog.declare_table(act.definition, _UNNAMED_ORDER)
-        else:
-            self._catalog.declare_column(act.table_id, act.column)
+    def declare_act(self, act: SchemaAct) -> None:
+        """Declare what came as data, as a ticket's schema does."""
+        self._catalog.declare(act)
 
     def note(self, act: Act) -> None:
         """Add an act to the running transaction."""
@@ -381,7 +370,11 @@ class Writer:
                 parts.extend(self._part(table, net) for table, net in self._net())
         if not parts:
             return None
-        return self.append(parts)
+        change = self.append(parts)
+        if self._catalog.unsettled:
+            with unchecked(self._connection), paused(self.capture):
+                self.uniques.settle()
+        return change
 
     def flush_insert(self) -> ChangeRef | None:
         """Append a transaction that did nothing but insert one row; None when it did anything else.
@@ -438,6 +431,10 @@ class Writer:
     def _part(self, table: Table, net: Net) -> tuple[bytes, bytes, int]:
         lives: dict[Key, int] = {}
         has_side = self._rows.has_side(table)
+        if has_side and self._rows.has_hidden(table):
+            changed = [key for key, (old, new) in net.updates.items() if self._touches_unique(table, old, new)]
+            self.uniques.check_local(table, [*net.inserts, *changed])
+            self._catalog.unsettled.add(table.tab)
         for key, row in net.deletes.items():
             lives[key] = self._rows.local_delete(table, key, row)
         if has_side:
@@ -457,6 +454,13 @@ class Writer:
         encoded = [*net.spilled, *map(encode_segment, segments)]
         count = net.spilled_count + len(net.deletes) + len(net.updates) + len(net.inserts)
         return table.table_id, b"".join((self._salt(), *encoded)), count
+
+    @staticmethod
+    def _touches_unique(table: Table, old: Row, new: Row) -> bool:
+        return any(
+            info.column_id in table.unique_ids and not same(before, after)
+            for info, before, after in zip(table.columns, old, new, strict=True)
+        )
 
     def append(self, parts: list[tuple[bytes, bytes, int]]) -> ChangeRef:
         """Append one change with these (table id, bytes, row count) parts to the own log.
@@ -509,10 +513,9 @@ class Writer:
         log.order_stamp = stamp
         if log.vector is not None:
             log.vector[log.log] = seq + 1
-        if self._acts and any(isinstance(act, CreateTable) for act in self._acts):
+        if self._acts and any(isinstance(act, SchemaAct) for act in self._acts):
             draw = draw_of(history.space_id, certificate, log.member_id)
-            order = order_bytes(OrderKey(stamp, draw, hashed))
-            self._connection.execute("UPDATE klal_table SET order_key = ? WHERE order_key = ?", (order, _UNNAMED_ORDER))
+            self._catalog.name_order(order_bytes(OrderKey(stamp, draw, hashed)))
         return ref
 
     def _see_past(self, ref: ChangeRef, heads: list[ChangeRef]) -> list[bytes]:
