@@ -14,7 +14,7 @@ from klal import errors
 from klal.api import check_certificate_file, create, join, open  # noqa: A004 - klal.open, as one says gzip.open
 from klal.model.certificate import Certificate
 from klal.replica import Replica
-from klal.reports import ChangeId, Closed, Conflict, Coverage, Missing, Progress, Status, SyncReport
+from klal.reports import ChangeId, Closed, Conflict, Coverage, Missing, Progress, Status, SyncReport, Violation
 
 __all__ = [
     "Certificate",
@@ -27,6 +27,7 @@ __all__ = [
     "Replica",
     "Status",
     "SyncReport",
+    "Violation",
     "check_certificate_file",
     "create",
     "errors",

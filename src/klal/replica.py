@@ -33,6 +33,7 @@ from klal.reports import (
     SyncReport,
     Traffic,
     Verified,
+    Violation,
 )
 from klal.rules.merge import ChangeRef
 from klal.store.bulk import insert_many
@@ -358,6 +359,15 @@ class Replica:
         """Return every value that lost against one its writer had not seen."""
         with self._store.reading():
             return self._survey().conflicts()
+
+    def violations(self) -> list[Violation]:
+        """Return what stands here though a constraint speaks against it, the same on every replica.
+
+        Merges never stop on a constraint: rows that share a UNIQUE value are shown one at a time,
+        and what breaks a CHECK or FOREIGN KEY stays and is listed. The view klal_violations says it in SQL.
+        """
+        with self._store.reading():
+            return self._survey().violations()
 
     def log(self, *, limit: int | None = None, table: str | None = None) -> list[LogEntry]:
         """Return the changes held here, newest first in the one order all replicas share."""

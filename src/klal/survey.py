@@ -25,6 +25,7 @@ from klal.model.acts import (
     decode_acts,
 )
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
+from klal.model.schema import Value, key_text
 from klal.reports import (
     ChangeId,
     Claim,
@@ -36,6 +37,7 @@ from klal.reports import (
     MemberStatus,
     Missing,
     Status,
+    Violation,
     Waiting,
 )
 from klal.rules.closing import Cut
@@ -404,6 +406,21 @@ class Survey:
                 )
             )
         return sorted(found, key=lambda c: (c.table, repr(c.key), c.column or "", c.loser.change or ChangeId(b"", 0)))
+
+    def violations(self) -> list[Violation]:
+        """Return every line of klal_violations, with the rows that UNIQUE keeps out of sight."""
+        store = self._store
+        hidden: dict[tuple[str, str], dict[str, Value]] = {}
+        for table in store.catalog.by_id.values():
+            for key, cells in store.rows.hidden(table).items() if store.rows.has_hidden(table) else ():
+                row = dict(zip((info.name for info in table.key), key, strict=True))
+                row.update((info.name, cells.get(info.column_id)) for info in table.values)
+                hidden[table.name, key_text(key)] = row
+        lines = store.connection.execute('SELECT kind, "table", "key", detail FROM klal_violations').fetchall()
+        return [
+            Violation(kind, table, key, detail, hidden.get((table, key)) if kind == "unique" else None)
+            for kind, table, key, detail in sorted(lines, key=lambda line: tuple(map(str, line)))
+        ]
 
     def _claim(self, value: object, ref: ChangeRef | None) -> Claim:
         if ref is None:
