@@ -131,19 +131,16 @@ class Replica:
             return Result(0, None, outcome.columns, outcome.rows)
         if plan not in ("write", "returning", "ddl"):
             return self._transact(plan, sql)
-        if plan == "write" and self._store.is_ready and not self._is_in_block:
-            row_count, change = self._store.run_step(sql, parameters)
-            return Result(row_count, self._change_id(change))
         if plan == "ddl":
-            return self._stepped(lambda: writer.declare(sql))
-        return self._stepped(lambda: writer.run(sql, parameters, gives_rows=plan == "returning"))
+            return self._stepped(writer.declare, sql)
+        return self._stepped(writer.run if plan == "returning" else writer.run_quietly, sql, parameters)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Value] | Mapping[str, Value]]) -> Result:
         """Run one INSERT, UPDATE or DELETE for each row of parameters, as one change."""
         writer = self._store.writer
         if writer.plan(sql) not in ("write", "returning"):
             raise UsageError("executemany wants an INSERT, UPDATE or DELETE")
-        return self._stepped(lambda: writer.run_many(sql, rows))
+        return self._stepped(writer.run_many, sql, rows)
 
     def insert_many(
         self, table: str, rows: Iterable[Sequence[Value] | Mapping[str, Value]], *, columns: Sequence[str] | None = None
@@ -229,26 +226,27 @@ class Replica:
         store.writer.savepoint(sql, word)
         return nothing
 
-    def _stepped(self, work: Callable[[], SqlOutcome]) -> Result:
+    def _stepped(self, work: Callable[..., SqlOutcome], *arguments: Any) -> Result:
         """Run one statement's work: in a transaction of its own, or as part of the open one."""
         store = self._store
-        self._check_block()
+        if self._is_in_block:
+            self._check_block()
         if store.in_transaction:
             try:
-                outcome = work()
+                row_count, columns, rows = work(*arguments)
             finally:
                 store.check_ended()
-            return Result(outcome.row_count, None, outcome.columns, outcome.rows)
+            return Result(row_count, None, columns, rows)
         if store.is_returning:
             store.enter_if_waiting(is_writing=True)
         store.begin()
         try:
-            outcome = work()
+            row_count, columns, rows = work(*arguments)
         except BaseException:
             store.rollback()
             raise
-        change = self._change_id(store.commit())
-        return Result(outcome.row_count, change, outcome.columns, outcome.rows)
+        change = store.commit()
+        return Result(row_count, self._change_id(change), columns, rows)
 
     def _change_id(self, change: ChangeRef | None) -> ChangeId | None:
         return None if change is None else ChangeId(self._store.history.logs[change.log].log_id, change.seq)

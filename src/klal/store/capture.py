@@ -21,7 +21,7 @@ import apsw
 
 from klal.errors import UsageError
 from klal.model.codec import SALT_SIZE, SEGMENT_ROW_COUNT_MAX
-from klal.model.payload import Kind, Segment, decode_segments, encode_insert, encode_segment
+from klal.model.payload import Kind, Segment, decode_segments, encode_row, encode_segment
 from klal.model.schema import Key, Value
 from klal.rules.merge import same
 from klal.store.catalog import ColumnInfo, Table
@@ -91,7 +91,7 @@ class Capture:
     def __init__(self, connection: Connection, table_of: Callable[[str], Table | None]) -> None:
         self._connection = connection
         self._table_of = table_of
-        self._tables: dict[str, TableCapture | None] = {}
+        self._tables: dict[str, TableCapture] = {}
         self.is_dirty = False
         self.is_spoiled = False
 
@@ -116,14 +116,13 @@ class Capture:
 
     def _see(self, update: apsw.PreUpdate) -> None:
         name = update.table_name
-        try:
-            seen = self._tables[name]
-        except KeyError:
-            # klal's own tables and SQLite's are seen too, and are nobody's change.
-            table = self._table_of(name) if update.database_name == "main" else None
-            seen = self._tables[name] = None if table is None else TableCapture(table)
+        seen = self._tables.get(name)
         if seen is None:
-            return
+            # klal's own tables and SQLite's are seen too, and are nobody's change.
+            table = self._table_of(name)
+            if table is None or update.database_name != "main":
+                return
+            seen = self._tables[name] = TableCapture(table)
         try:
             if update.opcode == apsw.SQLITE_INSERT and not seen.is_mixed:
                 # Written out here, not in a method: this runs once for every row of a bulk INSERT.
@@ -160,27 +159,20 @@ class Capture:
         """Go on after a rollback to a savepoint took back tables or columns."""
         for name, seen in list(self._tables.items()):
             table = self._table_of(name)
-            if seen is None or table is None or table.table_id != seen.table.table_id:
+            if table is None or table.table_id != seen.table.table_id:
                 del self._tables[name]  # Its rows went with it.
             elif table.columns != seen.table.columns:
                 self.retable(table)
 
     def captures(self) -> list[TableCapture]:
         """Return what was seen, per replicated table, in the order of table ids."""
-        seen = [capture for capture in self._tables.values() if capture is not None]
-        return sorted(seen, key=lambda capture: capture.table.table_id)
+        return sorted(self._tables.values(), key=lambda capture: capture.table.table_id)
 
-    def only_inserts(self) -> TableCapture | None:
-        """Return the one table that was written, if that was by plain inserts alone."""
-        if self.is_dirty:
+    def only(self) -> TableCapture | None:
+        """Return what was seen of the one table that was written; None if it is not the truth or not the only one."""
+        if self.is_dirty or len(self._tables) != 1:
             return None
-        only = None
-        for capture in self._tables.values():
-            if capture is not None:
-                if only is not None or capture.is_mixed:
-                    return None
-                only = capture
-        return only
+        return next(iter(self._tables.values()))
 
     def net(self) -> Iterator[tuple[Table, Net]]:
         """Yield what the transaction did, per table, in the order of table ids."""
@@ -303,7 +295,23 @@ def encode_inserts(table: Table, rows: Sequence[Row]) -> bytes:
     key = [row[position] for position in table.key_positions]
     if None in key or table.has_blob_key:
         _checked(table, tuple(key))
-    return encode_insert(table.value_ids, key, [row[position] for position in table.value_positions])
+    return encode_row(Kind.INSERT, table.value_ids, key, [row[position] for position in table.value_positions])
+
+
+def encode_update(table: Table, old: Row, new: Row) -> bytes | None:
+    """Return the encoded UPDATE segment of one row in its first life; None if that is not what this is.
+
+    Law: what `segments_of_updates` gives for the same row; it only makes fewer objects on the way.
+    """
+    key = table.key_of(old)
+    if key != table.key_of(new):
+        return None
+    old = _as_stored(table, old)
+    changed = [p for p in table.value_positions if old[p] is not new[p] and not same(old[p], new[p])]
+    if not changed:
+        return None
+    columns = [table.columns[position].column_id for position in changed]
+    return encode_row(Kind.UPDATE, columns, key, [new[position] for position in changed])
 
 
 def rows_of_segment(table: Table, segment: Segment) -> Iterator[Row]:

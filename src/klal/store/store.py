@@ -35,7 +35,7 @@ from klal.store.home import Fence, Home, Identity
 from klal.store.intake import Intake
 from klal.store.knowledge import Knowledge
 from klal.store.rows import Rows
-from klal.store.sql import Connection
+from klal.store.sql import Connection, runner
 from klal.store.writer import Outcome, OwnLog, Writer, paused
 
 _APPLY_BATCH_COUNT = 1000  # Changes applied in one SQLite transaction: bounds the WAL, not correctness.
@@ -56,6 +56,7 @@ class Store:
     def __init__(self, connection: Connection, path: Path, home: Home, world: World, member_name: str | None) -> None:
         self.path = path
         self.connection = connection
+        self._run = runner(connection)
         self._home = home
         self._world = world
         self._wanted_name = member_name
@@ -195,7 +196,7 @@ class Store:
             # In a transaction of its own: if the user's is rolled back, the fence stands.
             try:
                 self._pass_fence()
-                self.connection.execute("COMMIT -- klal")
+                self._run("COMMIT -- klal")
                 self._data_version = self.connection.data_version()
             except BaseException:
                 self._undo()
@@ -210,7 +211,7 @@ class Store:
                 hint="open it with the home folder that has the key, or join as a new member",
             )
         try:
-            self.connection.execute("BEGIN IMMEDIATE -- klal")
+            self._run("BEGIN IMMEDIATE -- klal")
         except apsw.Error as error:
             raise translate(error, self.path) from error
         try:
@@ -243,10 +244,9 @@ class Store:
         """Append what the transaction did and commit all of it; return the change, if any."""
         try:
             change = self.writer.flush()
-            own = self.writer.own
-            if own is not None and change is not None and (own.log.length % SEAL_EVERY_COUNT) == 0:
+            if change is not None and not (change.seq + 1) % SEAL_EVERY_COUNT:
                 self._seal()
-            self.connection.execute("COMMIT -- klal")
+            self._run("COMMIT -- klal")
         except apsw.Error as error:
             self.rollback()
             raise translate(error, self.path) from error
@@ -259,46 +259,6 @@ class Store:
         if self._synchronous == "full":
             self._set_synchronous("normal")
         return change
-
-    @property
-    def is_ready(self) -> bool:
-        """True when a statement can be run as a step of its own at once: the fence is passed, nothing is open."""
-        return self._is_fenced and self._depth == 0 and not self.is_returning
-
-    def run_step(self, sql: str, bindings: object) -> tuple[int, ChangeRef | None]:
-        """Run one statement that gives no rows as a transaction; return (rows changed, change).
-
-        What `begin`, `Writer.run` and `commit` do, written out in one: single-row commits
-        are the commonest thing a program does, and there calls cost as much as SQLite.
-        """
-        connection, writer = self.connection, self.writer
-        try:
-            connection.execute("BEGIN IMMEDIATE -- klal")
-        except apsw.Error as error:
-            raise translate(error, self.path) from error
-        self._depth = 1
-        try:
-            if connection.data_version() != self._data_version:
-                self.refresh()
-                if not self._fence_agrees():
-                    self._is_fenced = False
-                    self.rollback()
-                    self.begin()
-            row_count = writer.run_quietly(sql, bindings)
-            change = writer.flush_insert() or writer.flush()
-            if change is not None and not (change.seq + 1) % SEAL_EVERY_COUNT:
-                self._seal()
-            connection.execute("COMMIT -- klal")
-        except apsw.Error as error:
-            self.rollback()
-            raise translate(error, self.path) from error
-        except BaseException:
-            self.rollback()
-            raise
-        self._depth = 0
-        writer.clear()
-        self._data_version = connection.data_version()
-        return row_count, change
 
     @contextmanager
     def translated(self) -> Iterator[None]:

@@ -19,8 +19,8 @@ import apsw
 
 from klal.errors import RefusedError, UsageError
 from klal.model.acts import Act, AddColumn, Close, CreateTable, encode_acts
-from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX, tree_leaf
-from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Part, encode_header, header_hash
+from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
 from klal.model.schema import TABLE_COLUMN_COUNT_GROWN_MAX, Key, Value, check_definition, fold
 from klal.ports import Clock, Entropy
@@ -32,6 +32,7 @@ from klal.store.capture import (
     Net,
     TableCapture,
     encode_inserts,
+    encode_update,
     segments_of_deletes,
     segments_of_inserts,
     segments_of_updates,
@@ -41,8 +42,9 @@ from klal.store.declare import added_column, created_table, first_word, is_blank
 from klal.store.file import allow_klal_id, translate
 from klal.store.history import INLINE_SIZE_MAX, STATE_APPLIED, History, Log
 from klal.store.rows import Rows
-from klal.store.sql import Connection
+from klal.store.sql import Connection, runner
 
+_PartBytes = tuple[bytes, bytes, int]  # Table id, bytes, row count.
 _UNNAMED_ORDER = b"\xff" * 72  # Sorts after every real order key; replaced when the change has one.
 _COUNTER_MAX = 0xFFFF
 # Ends the user's SQL. The authorizer is asked when a statement is prepared, and SQLite's cache of
@@ -100,6 +102,7 @@ class Writer:
         path: object,
     ) -> None:
         self._connection = connection
+        self._run = runner(connection)
         self._history = history
         self._catalog = catalog
         self._rows = rows
@@ -192,20 +195,14 @@ class Writer:
             raise UsageError(f"a text is not valid Unicode, so it cannot travel: {error}") from error
         return seen[0] if seen else (sql, False)
 
-    def run(self, sql: str, bindings: Any, *, gives_rows: bool = True) -> Outcome:
-        """Run one read or write statement of the user's inside the running transaction.
-
-        Args:
-            gives_rows: False spares the work of naming columns that are not there.
-        """
+    def run(self, sql: str, bindings: Any) -> Outcome:
+        """Run one statement of the user's that gives rows."""
         columns: list[tuple[str, ...]] = []
 
         def name_columns(cursor: apsw.Cursor, _statement: str, _bindings: object) -> bool:
             columns.append(tuple(name for name, *_ in cursor.get_description()))
             return True
 
-        if not gives_rows:
-            return Outcome(self.run_quietly(sql, bindings), (), [])
         with self._running() as before:
             cursor = self._connection.cursor()
             # Asked before the first step: a finished statement no longer knows its columns.
@@ -213,19 +210,20 @@ class Writer:
             rows = cursor.execute(sql + _USERS, bindings).fetchall()
             return Outcome(self._connection.total_changes() - before, columns[0] if columns else (), rows)
 
-    def run_quietly(self, sql: str, bindings: Any) -> int:
-        """Run a statement that gives no rows, and return how many it changed: kept short, as `run_step` is."""
-        connection = self._connection
-        before = connection.total_changes()
+    def run_quietly(self, sql: str, bindings: Any) -> Outcome:
+        """Run one statement of the user's that gives no rows."""
+        # What `_running` does, without it: a context manager costs as much as a short statement.
+        count = self._connection.total_changes
+        before = count()
         self._is_user = True
         try:
-            connection.execute(sql + _USERS, bindings)
+            self._run(sql + _USERS, bindings)
         except BaseException as error:
             self._fail(error)
             raise
         finally:
             self._is_user = False
-        return connection.total_changes() - before
+        return Outcome(count() - before, (), [])
 
     def run_many(self, sql: str, rows: Iterable[Any]) -> Outcome:
         """Run one statement for each row of bindings."""
@@ -368,48 +366,38 @@ class Writer:
         Raises:
             UsageError: Rows that cannot be told apart elsewhere, or too many tables at once.
         """
-        if self.capture.is_spoiled:
+        capture = self.capture
+        if capture.is_spoiled:
             raise UsageError("a row that cannot travel was written by a statement that failed, so nothing was stored")
-        parts: list[tuple[bytes, bytes, int]] = []
+        parts: list[_PartBytes] = []
         if self._acts:
             parts.append((ACTS_TABLE, encode_acts(tuple(self._acts), self._salt()), len(self._acts)))
-        if not self.capture.is_empty:
-            only = self.capture.only_inserts()
-            if only is not None and not self._rows.has_side(only.table):
-                parts = [*parts, self._part_of_inserts(only)] if parts else [self._part_of_inserts(only)]
-            else:
-                parts.extend(self._part(table, net) for table, net in self._net())
-        if not parts:
-            return None
-        return self.append(parts)
+        only = capture.only()
+        part = None if only is None else self._plain_part(only)
+        if part is not None:
+            parts.append(part)
+        elif not capture.is_empty:
+            parts.extend(self._part(table, net) for table, net in self._net())
+        return self.append(parts) if parts else None
 
-    def flush_insert(self) -> ChangeRef | None:
-        """Append a transaction that did nothing but insert one row; None when it did anything else.
+    def _plain_part(self, capture: TableCapture) -> _PartBytes | None:
+        """Return the part of new rows, or of one row updated, in a table that remembers nothing of any key.
 
-        Law: the change is the one that `flush` would append.
+        None for whatever else happened. Law: the part is the one that `_part` makes of the
+        same rows; here nothing is looked up or folded key by key.
         """
-        own, capture = self.own, self.capture.only_inserts()
-        if own is None or capture is None or self._acts or not own.past_is_fresh:
+        table = capture.table
+        if self._rows.has_side(table):
             return None
-        rows, table = capture.inserted, capture.table
-        if len(rows) != 1 or capture.spilled or self._rows.has_side(table):
-            return None
-        history, log = self._history, own.log
-        payload = self._salt() + encode_inserts(table, rows)
-        if len(payload) > INLINE_SIZE_MAX:
-            return None
-        seq, closed, clock = log.length, self._applier.closed, self._tick(own)
-        part = (table.table_id, tree_leaf(payload), len(payload), 1)
-        certificate = closed[-1].certificate_hash if closed else NO_CERTIFICATE
-        backlink = log.head_hash if seq else log.log_id
-        encoded = encode_header(seq, self.epoch, clock, backlink, certificate, (), (part,))
-        own.stamp_max = stamp = order_stamp(clock >> 16, self._applier.not_after_ms, own.stamp_max)
-        history.append(log, encoded, header_hash(history.space_id, encoded), STATE_APPLIED, stamp, payload)
-        log.payload_length = log.applied_length = seq + 1
-        log.order_stamp = stamp
-        if log.vector is not None:
-            log.vector[log.log] = seq + 1
-        return ChangeRef(log.log, seq)
+        if not capture.is_mixed:
+            return self._part_of_inserts(capture)
+        if len(capture.events) == 1:
+            old, new = capture.events[0]
+            if old is not None and new is not None:
+                encoded = encode_update(table, old, new)
+                if encoded is not None:
+                    return table.table_id, self._salt() + encoded, 1
+        return None
 
     def _net(self) -> Iterator[tuple[Table, Net]]:
         for capture in self.capture.captures():
@@ -418,13 +406,11 @@ class Writer:
                 capture.mix()
         return self.capture.net()
 
-    def _part_of_inserts(self, capture: TableCapture) -> tuple[bytes, bytes, int]:
-        """Return the part of a transaction that only inserted new keys in one table."""
-        encoded = capture.spilled
-        count = capture.spilled_count + len(capture.inserted)
-        if capture.inserted:
-            encoded = [*encoded, encode_inserts(capture.table, capture.inserted)]
-        return capture.table.table_id, b"".join((self._salt(), *encoded)), count
+    def _part_of_inserts(self, capture: TableCapture) -> _PartBytes:
+        rows = capture.inserted
+        last = encode_inserts(capture.table, rows) if rows else b""
+        data = b"".join((self._salt(), *capture.spilled, last))
+        return capture.table.table_id, data, capture.spilled_count + len(rows)
 
     def _salt(self) -> bytes:
         """Return 16 bytes never returned before, drawn from the dice many at a time."""
@@ -435,7 +421,7 @@ class Writer:
         self._salt_at = at + SALT_SIZE
         return self._salts[at : at + SALT_SIZE]
 
-    def _part(self, table: Table, net: Net) -> tuple[bytes, bytes, int]:
+    def _part(self, table: Table, net: Net) -> _PartBytes:
         lives: dict[Key, int] = {}
         has_side = self._rows.has_side(table)
         for key, row in net.deletes.items():
@@ -458,8 +444,8 @@ class Writer:
         count = net.spilled_count + len(net.deletes) + len(net.updates) + len(net.inserts)
         return table.table_id, b"".join((self._salt(), *encoded)), count
 
-    def append(self, parts: list[tuple[bytes, bytes, int]]) -> ChangeRef:
-        """Append one change with these (table id, bytes, row count) parts to the own log.
+    def append(self, parts: list[_PartBytes]) -> ChangeRef:
+        """Append one change with these parts to the own log.
 
         With more heads than a header can name, headers without payload join them first (D5).
         """
@@ -477,32 +463,27 @@ class Writer:
             return self._append_header(own, heads, parts)
         return self._append_header(own, [], parts)
 
-    def _append_header(self, own: OwnLog, heads: list[ChangeRef], parts: list[tuple[bytes, bytes, int]]) -> ChangeRef:
+    def _append_header(self, own: OwnLog, heads: list[ChangeRef], parts: list[_PartBytes]) -> ChangeRef:
         history, log = self._history, own.log
         seq = log.length
         ref = ChangeRef(log.log, seq)
         past = self._see_past(ref, heads) if heads else ()
-        if len(parts) == 1:
-            table_id, payload, row_count = parts[0]
-            sizes = [Part(table_id, part_root(payload), len(payload), row_count)]
-        else:
-            parts = sorted(parts)
-            sizes = [Part(table_id, part_root(data), len(data), row_count) for table_id, data, row_count in parts]
-            payload = b"".join([data for _, data, _ in parts])
+        parts.sort()
+        payload = parts[0][1] if len(parts) == 1 else b"".join([data for _, data, _ in parts])
         if len(payload) > PART_SIZE_MAX:
             raise UsageError(f"the transaction writes {len(payload)} bytes, want at most {PART_SIZE_MAX}")
+        sizes = [(table_id, part_root(data), len(data), row_count) for table_id, data, row_count in parts]
         closed = self._applier.closed
         certificate = closed[-1].certificate_hash if closed else NO_CERTIFICATE
         clock = self._tick(own)
         backlink = log.head_hash if seq else log.log_id
-        is_sealed = any(isinstance(act, Close) for act in self._acts)
+        is_sealed = bool(self._acts) and any(isinstance(act, Close) for act in self._acts)
         encoded = encode_header(seq, self.epoch, clock, backlink, certificate, past, sizes, is_sealed=is_sealed)
         hashed = header_hash(history.space_id, encoded)
         own.stamp_max = stamp = order_stamp(clock >> 16, self._applier.not_after_ms, own.stamp_max)
-        if len(payload) <= INLINE_SIZE_MAX:
-            history.append(log, encoded, hashed, STATE_APPLIED, stamp, payload)
-        else:
-            lsn = history.append(log, encoded, hashed, STATE_APPLIED, stamp, None)
+        is_inline = len(payload) <= INLINE_SIZE_MAX
+        lsn = history.append(log, encoded, hashed, STATE_APPLIED, stamp, payload if is_inline else None)
+        if not is_inline:
             for index, (_, data, _) in enumerate(parts):
                 history.store_slices(lsn, index, data)
         log.payload_length = log.applied_length = seq + 1
