@@ -41,13 +41,13 @@ from klal.store.checks import check_store
 from klal.store.copy import backup_to
 from klal.store.declare import words_of
 from klal.store.store import Store
-from klal.store.writer import Outcome as SqlOutcome
 from klal.survey import Survey
 from klal.sync.drive import Outcome, drive
 from klal.sync.station import Station
 
 Connect = Callable[[str], Station]
 OnProgress = Callable[[Progress], None]
+Ran = tuple[int, tuple[str, ...], Sequence[tuple[Value, ...]]]  # What a statement did: a store's `Outcome`.
 
 
 class Replica:
@@ -126,14 +126,16 @@ class Replica:
         """
         writer = self._store.writer
         plan = writer.plan(sql)
+        if plan == "write":
+            return self._stepped(writer.run_quietly, sql, parameters)
         if plan == "read":
             outcome = self._store.run_read(sql, parameters)
             return Result(0, None, outcome.columns, outcome.rows)
-        if plan not in ("write", "returning", "ddl"):
-            return self._transact(plan, sql)
+        if plan == "returning":
+            return self._stepped(writer.run, sql, parameters)
         if plan == "ddl":
             return self._stepped(writer.declare, sql)
-        return self._stepped(writer.run if plan == "returning" else writer.run_quietly, sql, parameters)
+        return self._transact(plan, sql)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Value] | Mapping[str, Value]]) -> Result:
         """Run one INSERT, UPDATE or DELETE for each row of parameters, as one change."""
@@ -226,7 +228,7 @@ class Replica:
         store.writer.savepoint(sql, word)
         return nothing
 
-    def _stepped(self, work: Callable[..., SqlOutcome], *arguments: Any) -> Result:
+    def _stepped(self, work: Callable[..., Ran], *arguments: Any) -> Result:
         """Run one statement's work: in a transaction of its own, or as part of the open one."""
         store = self._store
         if self._is_in_block:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -189,6 +190,7 @@ def check_definition(definition: TableDefinition) -> None:
         raise MalformedError(f"table {name!r:.40} follows an id of a wrong size", rule="SCH-4")
 
 
+@lru_cache(4096)
 def fold(name: str) -> str:
     """Return a name as SQLite compares names: without regard to the case of ASCII letters, and of no others."""
     return name.translate(_FOLD)

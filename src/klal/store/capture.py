@@ -29,6 +29,8 @@ from klal.store.sql import Connection
 
 Row = tuple[Value, ...]
 _NO_SALT = bytes(SALT_SIZE)
+_INSERT, _UPDATE = int(Kind.INSERT), int(Kind.UPDATE)  # Plain numbers: an enum's member costs a look-up each time.
+_INSERTED = apsw.SQLITE_INSERT
 
 
 @dataclass(slots=True)
@@ -124,7 +126,7 @@ class Capture:
                 return
             seen = self._tables[name] = TableCapture(table)
         try:
-            if update.opcode == apsw.SQLITE_INSERT and not seen.is_mixed:
+            if update.opcode == _INSERTED and not seen.is_mixed:
                 # Written out here, not in a method: this runs once for every row of a bulk INSERT.
                 inserted = seen.inserted
                 inserted.append(update.new)  # type: ignore[arg-type]
@@ -292,26 +294,27 @@ def encode_inserts(table: Table, rows: Sequence[Row]) -> bytes:
     if len(rows) > 1:
         return encode_segment(segment_of_rows(table, rows))
     row = rows[0]
-    key = [row[position] for position in table.key_positions]
-    if None in key or table.has_blob_key:
-        _checked(table, tuple(key))
-    return encode_row(Kind.INSERT, table.value_ids, key, [row[position] for position in table.value_positions])
+    if None in row or table.has_blob_key:
+        _checked(table, table.key_of(row))
+    return encode_row(_INSERT, table.value_ids, row, table.key_positions, table.value_positions)
 
 
-def encode_update(table: Table, old: Row, new: Row) -> bytes | None:
+def encode_update(table: Table, old: Row | None, new: Row | None) -> bytes | None:
     """Return the encoded UPDATE segment of one row in its first life; None if that is not what this is.
 
     Law: what `segments_of_updates` gives for the same row; it only makes fewer objects on the way.
     """
-    key = table.key_of(old)
-    if key != table.key_of(new):
+    if old is None or new is None:
         return None
+    for position in table.key_positions:
+        if not same(old[position], new[position]):
+            return None
     old = _as_stored(table, old)
-    changed = [p for p in table.value_positions if old[p] is not new[p] and not same(old[p], new[p])]
+    changed = [position for position in table.value_positions if not same(old[position], new[position])]
     if not changed:
         return None
     columns = [table.columns[position].column_id for position in changed]
-    return encode_row(Kind.UPDATE, columns, key, [new[position] for position in changed])
+    return encode_row(_UPDATE, columns, new, table.key_positions, changed)
 
 
 def rows_of_segment(table: Table, segment: Segment) -> Iterator[Row]:

@@ -191,20 +191,6 @@ class Store:
         """
         if durable:
             self._set_synchronous("full")
-        self._begin()
-        if not self._is_fenced:
-            # In a transaction of its own: if the user's is rolled back, the fence stands.
-            try:
-                self._pass_fence()
-                self._run("COMMIT -- klal")
-                self._data_version = self.connection.data_version()
-            except BaseException:
-                self._undo()
-                raise
-            self._begin()
-        self._depth = 1
-
-    def _begin(self) -> None:
         if self.identity is None:
             raise ReadOnlyError(
                 f"{self.path} is read-only here: the key of its member is not in {self._home.folder}",
@@ -218,9 +204,16 @@ class Store:
             if self.connection.data_version() != self._data_version:
                 self.refresh()
                 self._is_fenced = self._is_fenced and self._fence_agrees()
+            if not self._is_fenced:
+                # In a transaction of its own: if the user's is rolled back, the fence stands.
+                self._pass_fence()
+                self._run("COMMIT -- klal")
+                self._data_version = self.connection.data_version()
+                self.begin()
         except BaseException:
             self._undo()
             raise
+        self._depth = 1
 
     @contextmanager
     def reading(self) -> Iterator[None]:

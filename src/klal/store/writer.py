@@ -10,7 +10,7 @@ Source:
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -210,11 +210,9 @@ class Writer:
             rows = cursor.execute(sql + _USERS, bindings).fetchall()
             return Outcome(self._connection.total_changes() - before, columns[0] if columns else (), rows)
 
-    def run_quietly(self, sql: str, bindings: Any) -> Outcome:
+    def run_quietly(self, sql: str, bindings: Any) -> tuple[int, tuple[str, ...], list[tuple[Value, ...]]]:
         """Run one statement of the user's that gives no rows."""
         # What `_running` does, without it: a context manager costs as much as a short statement.
-        count = self._connection.total_changes
-        before = count()
         self._is_user = True
         try:
             self._run(sql + _USERS, bindings)
@@ -223,7 +221,7 @@ class Writer:
             raise
         finally:
             self._is_user = False
-        return Outcome(count() - before, (), [])
+        return self._connection.changes(), (), []
 
     def run_many(self, sql: str, rows: Iterable[Any]) -> Outcome:
         """Run one statement for each row of bindings."""
@@ -391,13 +389,8 @@ class Writer:
             return None
         if not capture.is_mixed:
             return self._part_of_inserts(capture)
-        if len(capture.events) == 1:
-            old, new = capture.events[0]
-            if old is not None and new is not None:
-                encoded = encode_update(table, old, new)
-                if encoded is not None:
-                    return table.table_id, self._salt() + encoded, 1
-        return None
+        encoded = encode_update(table, *capture.events[0]) if len(capture.events) == 1 else None
+        return None if encoded is None else (table.table_id, self._salt() + encoded, 1)
 
     def _net(self) -> Iterator[tuple[Table, Net]]:
         for capture in self.capture.captures():
@@ -444,35 +437,32 @@ class Writer:
         count = net.spilled_count + len(net.deletes) + len(net.updates) + len(net.inserts)
         return table.table_id, b"".join((self._salt(), *encoded)), count
 
-    def append(self, parts: list[_PartBytes]) -> ChangeRef:
+    def append(self, parts: Sequence[_PartBytes], heads: Sequence[ChangeRef] = ()) -> ChangeRef:
         """Append one change with these parts to the own log.
 
-        With more heads than a header can name, headers without payload join them first (D5).
+        Args:
+            parts: At most one of a table.
+            heads: Applied heads that the change names as its past; those not named yet are added.
         """
         own = self.own
         assert own is not None, "a write transaction has a log to write to"
-        if len(parts) > PART_COUNT_MAX:
-            raise UsageError(f"the transaction writes {len(parts)} tables, want at most {PART_COUNT_MAX}")
         if not own.past_is_fresh:
-            heads = self._history.maximal_heads(self._history.head_vector(own.log))
-            heads = [head for head in heads if head.log != own.log.log]
-            while len(heads) > PAST_COUNT_MAX:
-                self._append_header(own, heads[:PAST_COUNT_MAX], [])
-                heads = heads[PAST_COUNT_MAX:]
-            own.past_is_fresh = True
-            return self._append_header(own, heads, parts)
-        return self._append_header(own, [], parts)
-
-    def _append_header(self, own: OwnLog, heads: list[ChangeRef], parts: list[_PartBytes]) -> ChangeRef:
+            heads = self._meet(own)
         history, log = self._history, own.log
         seq = log.length
         ref = ChangeRef(log.log, seq)
         past = self._see_past(ref, heads) if heads else ()
-        parts.sort()
-        payload = parts[0][1] if len(parts) == 1 else b"".join([data for _, data, _ in parts])
+        if len(parts) == 1:
+            table_id, payload, row_count = parts[0]
+            sizes = [(table_id, part_root(payload), len(payload), row_count)]
+        elif len(parts) > PART_COUNT_MAX:
+            raise UsageError(f"the transaction writes {len(parts)} tables, want at most {PART_COUNT_MAX}")
+        else:
+            parts = sorted(parts)
+            sizes = [(table_id, part_root(data), len(data), row_count) for table_id, data, row_count in parts]
+            payload = b"".join([data for _, data, _ in parts])
         if len(payload) > PART_SIZE_MAX:
             raise UsageError(f"the transaction writes {len(payload)} bytes, want at most {PART_SIZE_MAX}")
-        sizes = [(table_id, part_root(data), len(data), row_count) for table_id, data, row_count in parts]
         closed = self._applier.closed
         certificate = closed[-1].certificate_hash if closed else NO_CERTIFICATE
         clock = self._tick(own)
@@ -496,7 +486,20 @@ class Writer:
             self._connection.execute("UPDATE klal_table SET order_key = ? WHERE order_key = ?", (order, _UNNAMED_ORDER))
         return ref
 
-    def _see_past(self, ref: ChangeRef, heads: list[ChangeRef]) -> list[bytes]:
+    def _meet(self, own: OwnLog) -> list[ChangeRef]:
+        """Return the applied heads that the own log has not named yet.
+
+        With more than a header can name, headers without payload join them first (D5).
+        """
+        own.past_is_fresh = True
+        heads = self._history.maximal_heads(self._history.head_vector(own.log))
+        heads = [head for head in heads if head.log != own.log.log]
+        while len(heads) > PAST_COUNT_MAX:
+            self.append((), heads[:PAST_COUNT_MAX])
+            heads = heads[PAST_COUNT_MAX:]
+        return heads
+
+    def _see_past(self, ref: ChangeRef, heads: Sequence[ChangeRef]) -> list[bytes]:
         """Record what these heads bring into the past of `ref`, and return their hashes, ascending."""
         history = self._history
         log = history.logs[ref.log]
@@ -511,7 +514,9 @@ class Writer:
 
     def _tick(self, own: OwnLog) -> int:
         """Return the next stamp of the hybrid logical clock: unix_ms << 16 | counter, always rising."""
-        unix_ms = min(max(self._clock.unix_ms(), 0), UNIX_MS_MAX - 1)
+        unix_ms = self._clock.unix_ms()
+        if unix_ms >= UNIX_MS_MAX:
+            unix_ms = UNIX_MS_MAX - 1
         if unix_ms > own.unix_ms:
             own.unix_ms, own.counter = unix_ms, 0
         elif own.counter < _COUNTER_MAX:
