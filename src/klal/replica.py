@@ -34,7 +34,6 @@ from klal.reports import (
     Traffic,
     Verified,
 )
-from klal.rules.merge import ChangeRef
 from klal.store.bulk import insert_many
 from klal.store.catalog import Table
 from klal.store.checks import check_store
@@ -134,7 +133,7 @@ class Replica:
         if plan == "returning":
             return self._stepped(writer.run, sql, parameters)
         if plan == "ddl":
-            return self._stepped(writer.declare, sql)
+            return self._stepped(lambda text, _: writer.declare(text), sql, ())
         return self._transact(plan, sql)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Value] | Mapping[str, Value]]) -> Result:
@@ -159,7 +158,9 @@ class Replica:
         """
         store = self._store
         return self._stepped(
-            lambda: insert_many(store.connection, store.writer, store.catalog.named(table), rows, columns)
+            lambda name, given: insert_many(store.connection, store.writer, store.catalog.named(name), given, columns),
+            table,
+            rows,
         )
 
     def query(self, sql: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> Rows:
@@ -221,21 +222,22 @@ class Replica:
         if not store.in_transaction:
             raise UsageError(f"{word} outside a transaction")
         if word in ("COMMIT", "END"):
-            return Result(0, self._change_id(store.commit()))
+            seq = store.commit()
+            return Result(0, None if seq is None else ChangeId(self.log_id, seq))
         if word == "ROLLBACK" and "TO" not in words:
             store.rollback()
             return nothing
         store.writer.savepoint(sql, word)
         return nothing
 
-    def _stepped(self, work: Callable[..., Ran], *arguments: Any) -> Result:
+    def _stepped(self, work: Callable[[str, Any], Ran], what: str, values: Any) -> Result:
         """Run one statement's work: in a transaction of its own, or as part of the open one."""
         store = self._store
         if self._is_in_block:
             self._check_block()
         if store.in_transaction:
             try:
-                row_count, columns, rows = work(*arguments)
+                row_count, columns, rows = work(what, values)
             finally:
                 store.check_ended()
             return Result(row_count, None, columns, rows)
@@ -243,15 +245,12 @@ class Replica:
             store.enter_if_waiting(is_writing=True)
         store.begin()
         try:
-            row_count, columns, rows = work(*arguments)
+            row_count, columns, rows = work(what, values)
         except BaseException:
             store.rollback()
             raise
-        change = store.commit()
-        return Result(row_count, self._change_id(change), columns, rows)
-
-    def _change_id(self, change: ChangeRef | None) -> ChangeId | None:
-        return None if change is None else ChangeId(self._store.history.logs[change.log].log_id, change.seq)
+        seq = store.commit()
+        return Result(row_count, None if seq is None else ChangeId(self.log_id, seq), columns, rows)
 
     # -- exchange ------------------------------------------------------------------------
 

@@ -233,11 +233,11 @@ class Store:
         finally:
             self._undo()
 
-    def commit(self) -> ChangeRef | None:
-        """Append what the transaction did and commit all of it; return the change, if any."""
+    def commit(self) -> int | None:
+        """Append what the transaction did and commit all of it; return the number of its change, if it made one."""
         try:
-            change = self.writer.flush()
-            if change is not None and not (change.seq + 1) % SEAL_EVERY_COUNT:
+            seq = self.writer.flush()
+            if seq is not None and not (seq + 1) % SEAL_EVERY_COUNT:
                 self._seal()
             self._run("COMMIT -- klal")
         except apsw.Error as error:
@@ -251,7 +251,7 @@ class Store:
         self._data_version = self.connection.data_version()
         if self._synchronous == "full":
             self._set_synchronous("normal")
-        return change
+        return seq
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -559,18 +559,16 @@ class Store:
             if acts:
                 self._append_acts(*acts)
 
-    def _append_acts(self, *acts: Act) -> ChangeRef:
+    def _append_acts(self, *acts: Act) -> None:
         for act in acts:
             self.writer.note(act)
-        change = self.writer.flush()
+        self.writer.flush()
         own = self.writer.own
         assert own is not None
-        assert change is not None
         self.writer.clear()
         # Sealed here, before its effect: a Close counts with the seal exactly at it.
         self._seal()
         self._after_apply(own.log, acts)
-        return change
 
     # -- acts of this member -------------------------------------------------------------
 

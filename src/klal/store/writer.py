@@ -358,8 +358,8 @@ class Writer:
         self._acts.clear()
         self._savepoints.clear()
 
-    def flush(self) -> ChangeRef | None:
-        """Append what the running transaction did; None when it did nothing.
+    def flush(self) -> int | None:
+        """Append what the running transaction did, and return its number in the own log; None when it did nothing.
 
         Raises:
             UsageError: Rows that cannot be told apart elsewhere, or too many tables at once.
@@ -437,8 +437,8 @@ class Writer:
         count = net.spilled_count + len(net.deletes) + len(net.updates) + len(net.inserts)
         return table.table_id, b"".join((self._salt(), *encoded)), count
 
-    def append(self, parts: Sequence[_PartBytes], heads: Sequence[ChangeRef] = ()) -> ChangeRef:
-        """Append one change with these parts to the own log.
+    def append(self, parts: Sequence[_PartBytes], heads: Sequence[ChangeRef] = ()) -> int:
+        """Append one change with these parts to the own log, and return its number.
 
         Args:
             parts: At most one of a table.
@@ -450,8 +450,7 @@ class Writer:
             heads = self._meet(own)
         history, log = self._history, own.log
         seq = log.length
-        ref = ChangeRef(log.log, seq)
-        past = self._see_past(ref, heads) if heads else ()
+        past = self._see_past(ChangeRef(log.log, seq), heads) if heads else ()
         if len(parts) == 1:
             table_id, payload, row_count = parts[0]
             sizes = [(table_id, part_root(payload), len(payload), row_count)]
@@ -484,7 +483,7 @@ class Writer:
             draw = draw_of(history.space_id, certificate, log.member_id)
             order = order_bytes(OrderKey(stamp, draw, hashed))
             self._connection.execute("UPDATE klal_table SET order_key = ? WHERE order_key = ?", (order, _UNNAMED_ORDER))
-        return ref
+        return seq
 
     def _meet(self, own: OwnLog) -> list[ChangeRef]:
         """Return the applied heads that the own log has not named yet.
