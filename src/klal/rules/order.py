@@ -33,9 +33,7 @@ def order_stamp(unix_ms: int, not_after_ms: int, past_stamp_max: int) -> int:
         not_after_ms: Declared end of the epoch; a far-future clock wins no more than this.
         past_stamp_max: Greatest order stamp in the change's past, 0 for the genesis.
     """
-    # Spelled out: every commit comes here, and min and max cost as much as the rest of it.
-    stamp = unix_ms if unix_ms < not_after_ms else not_after_ms
-    return stamp if stamp > past_stamp_max else past_stamp_max + 1
+    return max(min(unix_ms, not_after_ms), past_stamp_max + 1)
 
 
 def draw_of(space_id: bytes, certificate: bytes, member_id: bytes) -> bytes:

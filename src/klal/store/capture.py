@@ -31,6 +31,7 @@ Row = tuple[Value, ...]
 _NO_SALT = bytes(SALT_SIZE)
 _INSERT, _UPDATE = int(Kind.INSERT), int(Kind.UPDATE)  # Plain numbers: an enum's member costs a look-up each time.
 _INSERTED = apsw.SQLITE_INSERT
+_LINES = "klal_change"  # The one table of klal's that every commit writes.
 
 
 @dataclass(slots=True)
@@ -121,7 +122,7 @@ class Capture:
         seen = self._tables.get(name)
         if seen is None:
             # klal's own tables and SQLite's are seen too, and are nobody's change.
-            table = self._table_of(name)
+            table = None if name == _LINES else self._table_of(name)
             if table is None or update.database_name != "main":
                 return
             seen = self._tables[name] = TableCapture(table)

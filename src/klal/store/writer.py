@@ -400,10 +400,11 @@ class Writer:
         return self.capture.net()
 
     def _part_of_inserts(self, capture: TableCapture) -> _PartBytes:
-        rows = capture.inserted
-        last = encode_inserts(capture.table, rows) if rows else b""
-        data = b"".join((self._salt(), *capture.spilled, last))
-        return capture.table.table_id, data, capture.spilled_count + len(rows)
+        table, rows = capture.table, capture.inserted
+        encoded = [self._salt(), *capture.spilled]
+        if rows:
+            encoded.append(encode_inserts(table, rows))
+        return table.table_id, b"".join(encoded), capture.spilled_count + len(rows)
 
     def _salt(self) -> bytes:
         """Return 16 bytes never returned before, drawn from the dice many at a time."""
