@@ -125,7 +125,21 @@ class Store:
         return identities[0] if len(identities) == 1 and (file_member is None or self._wanted_name) else None
 
     def refresh(self) -> None:
-        """Read again everything kept in memory; another process may have written."""
+        """Read again everything kept in memory; another process may have written.
+
+        In one transaction, so that it is of one moment: what is read a little later than the
+        rest would be taken for known, and its number in the file for free.
+        """
+        is_alone = not self.connection.in_transaction
+        if is_alone:
+            self._run("BEGIN -- klal")
+        try:
+            self._read_all()
+        finally:
+            if is_alone:
+                self._undo()
+
+    def _read_all(self) -> None:
         own_log = self._meta("own_log")
         self.history.load(own_log)
         self.catalog.load()
