@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -391,6 +392,7 @@ def check_column_name(name: str) -> None:
         raise MalformedError(f"column name {name!r:.40} is not usable", rule="SCH-4")
 
 
+@lru_cache(4096)
 def fold(name: str) -> str:
     """Return a name as SQLite compares names: without regard to the case of ASCII letters, and of no others."""
     return name.translate(_FOLD)

@@ -21,7 +21,7 @@ import apsw
 
 from klal.errors import UsageError
 from klal.model.codec import SALT_SIZE, SEGMENT_ROW_COUNT_MAX
-from klal.model.payload import Kind, Segment, decode_segments, encode_insert, encode_segment
+from klal.model.payload import Kind, Segment, decode_segments, encode_row, encode_segment
 from klal.model.schema import Key, Value
 from klal.rules.merge import same
 from klal.store.catalog import ColumnInfo, Table
@@ -29,6 +29,9 @@ from klal.store.sql import Connection
 
 Row = tuple[Value, ...]
 _NO_SALT = bytes(SALT_SIZE)
+_INSERT, _UPDATE = int(Kind.INSERT), int(Kind.UPDATE)  # Plain numbers: an enum's member costs a look-up each time.
+_INSERTED = apsw.SQLITE_INSERT
+_LINES = "klal_change"  # The one table of klal's that every commit writes.
 
 
 @dataclass(slots=True)
@@ -106,7 +109,7 @@ class Capture:
     def __init__(self, connection: Connection, table_of: Callable[[str], Table | None]) -> None:
         self._connection = connection
         self._table_of = table_of
-        self._tables: dict[str, TableCapture | None] = {}
+        self._tables: dict[str, TableCapture] = {}
         self.is_dirty = False
         self.is_spoiled = False
 
@@ -131,16 +134,15 @@ class Capture:
 
     def _see(self, update: apsw.PreUpdate) -> None:
         name = update.table_name
-        try:
-            seen = self._tables[name]
-        except KeyError:
-            # klal's own tables and SQLite's are seen too, and are nobody's change.
-            table = self._table_of(name) if update.database_name == "main" else None
-            seen = self._tables[name] = None if table is None else TableCapture(table)
+        seen = self._tables.get(name)
         if seen is None:
-            return
+            # klal's own tables and SQLite's are seen too, and are nobody's change.
+            table = None if name == _LINES else self._table_of(name)
+            if table is None or update.database_name != "main":
+                return
+            seen = self._tables[name] = TableCapture(table)
         try:
-            if update.opcode == apsw.SQLITE_INSERT and not seen.is_mixed:
+            if update.opcode == _INSERTED and not seen.is_mixed:
                 # Written out here, not in a method: this runs once for every row of a bulk INSERT.
                 inserted = seen.inserted
                 inserted.append(update.new)  # type: ignore[arg-type]
@@ -168,7 +170,7 @@ class Capture:
         Renamed ones are known by their new name, dropped ones forgotten with their rows, and where
         columns came or went, the images seen so far are brought into the new shape.
         """
-        seen = [capture for capture in self._tables.values() if capture is not None]
+        seen = list(self._tables.values())
         self._tables.clear()
         for capture in seen:
             table = by_id.get(capture.table.table_id)
@@ -182,7 +184,7 @@ class Capture:
         """Go on after a rollback to a savepoint took back tables or columns."""
         for name, seen in list(self._tables.items()):
             table = self._table_of(name)
-            if seen is None or table is None or table.table_id != seen.table.table_id:
+            if table is None or table.table_id != seen.table.table_id:
                 del self._tables[name]  # Its rows went with it.
             elif table.columns != seen.table.columns:
                 if len(table.columns) > len(seen.table.columns):
@@ -193,20 +195,13 @@ class Capture:
 
     def captures(self) -> list[TableCapture]:
         """Return what was seen, per replicated table, in the order of table ids."""
-        seen = [capture for capture in self._tables.values() if capture is not None]
-        return sorted(seen, key=lambda capture: capture.table.table_id)
+        return sorted(self._tables.values(), key=lambda capture: capture.table.table_id)
 
-    def only_inserts(self) -> TableCapture | None:
-        """Return the one table that was written, if that was by plain inserts alone."""
-        if self.is_dirty:
+    def only(self) -> TableCapture | None:
+        """Return what was seen of the one table that was written; None if it is not the truth or not the only one."""
+        if self.is_dirty or len(self._tables) != 1:
             return None
-        only = None
-        for capture in self._tables.values():
-            if capture is not None:
-                if only is not None or capture.is_mixed:
-                    return None
-                only = capture
-        return only
+        return next(iter(self._tables.values()))
 
     def net(self) -> Iterator[tuple[Table, Net]]:
         """Yield what the transaction did, per table, in the order of table ids."""
@@ -326,10 +321,27 @@ def encode_inserts(table: Table, rows: Sequence[Row]) -> bytes:
     if len(rows) > 1:
         return encode_segment(segment_of_rows(table, rows))
     row = rows[0]
-    key = [row[position] for position in table.key_positions]
-    if None in key or table.has_blob_key:
-        _checked(table, tuple(key))
-    return encode_insert(table.value_ids, key, [row[position] for position in table.value_positions])
+    if None in row or table.has_blob_key:
+        _checked(table, table.key_of(row))
+    return encode_row(_INSERT, table.value_ids, row, table.key_positions, table.value_positions)
+
+
+def encode_update(table: Table, old: Row | None, new: Row | None) -> bytes | None:
+    """Return the encoded UPDATE segment of one row in its first life; None if that is not what this is.
+
+    Law: what `segments_of_updates` gives for the same row; it only makes fewer objects on the way.
+    """
+    if old is None or new is None:
+        return None
+    for position in table.key_positions:
+        if not same(old[position], new[position]):
+            return None
+    old = _as_stored(table, old)
+    changed = [position for position in table.value_positions if not same(old[position], new[position])]
+    if not changed:
+        return None
+    columns = [table.columns[position].column_id for position in changed]
+    return encode_row(_UPDATE, columns, new, table.key_positions, changed)
 
 
 def rows_of_segment(table: Table, segment: Segment) -> Iterator[Row]:

@@ -50,7 +50,7 @@ from klal.store.home import Fence, Home, Identity
 from klal.store.intake import Intake
 from klal.store.knowledge import Knowledge
 from klal.store.rows import Rows
-from klal.store.sql import Connection
+from klal.store.sql import Connection, runner
 from klal.store.writer import Outcome, OwnLog, Writer, paused
 
 _APPLY_BATCH_COUNT = 1000  # Changes applied in one SQLite transaction: bounds the WAL, not correctness.
@@ -71,6 +71,7 @@ class Store:
     def __init__(self, connection: Connection, path: Path, home: Home, world: World, member_name: str | None) -> None:
         self.path = path
         self.connection = connection
+        self._run = runner(connection)
         self._home = home
         self._world = world
         self._wanted_name = member_name
@@ -139,7 +140,21 @@ class Store:
         return identities[0] if len(identities) == 1 and (file_member is None or self._wanted_name) else None
 
     def refresh(self) -> None:
-        """Read again everything kept in memory; another process may have written."""
+        """Read again everything kept in memory; another process may have written.
+
+        In one transaction, so that it is of one moment: what is read a little later than the
+        rest would be taken for known, and its number in the file for free.
+        """
+        is_alone = not self.connection.in_transaction
+        if is_alone:
+            self._run("BEGIN -- klal")
+        try:
+            self._read_all()
+        finally:
+            if is_alone:
+                self._undo()
+
+    def _read_all(self) -> None:
         own_log = self._meta("own_log")
         self.history.load(own_log)
         self.catalog.load()
@@ -205,36 +220,29 @@ class Store:
         """
         if durable:
             self._set_synchronous("full")
-        self._begin()
-        if not self._is_fenced:
-            # In a transaction of its own: if the user's is rolled back, the fence stands.
-            try:
-                self._pass_fence()
-                self.connection.execute("COMMIT -- klal")
-                self._data_version = self.connection.data_version()
-            except BaseException:
-                self._undo()
-                raise
-            self._begin()
-        self._depth = 1
-
-    def _begin(self) -> None:
         if self.identity is None:
             raise ReadOnlyError(
                 f"{self.path} is read-only here: the key of its member is not in {self._home.folder}",
                 hint="open it with the home folder that has the key, or join as a new member",
             )
         try:
-            self.connection.execute("BEGIN IMMEDIATE -- klal")
+            self._run("BEGIN IMMEDIATE -- klal")
         except apsw.Error as error:
             raise translate(error, self.path) from error
         try:
             if self.connection.data_version() != self._data_version:
                 self.refresh()
                 self._is_fenced = self._is_fenced and self._fence_agrees()
+            if not self._is_fenced:
+                # In a transaction of its own: if the user's is rolled back, the fence stands.
+                self._pass_fence()
+                self._run("COMMIT -- klal")
+                self._data_version = self.connection.data_version()
+                self.begin()
         except BaseException:
             self._undo()
             raise
+        self._depth = 1
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -254,14 +262,13 @@ class Store:
         finally:
             self._undo()
 
-    def commit(self) -> ChangeRef | None:
-        """Append what the transaction did and commit all of it; return the change, if any."""
+    def commit(self) -> int | None:
+        """Append what the transaction did and commit all of it; return the number of its change, if it made one."""
         try:
-            change = self.writer.flush()
-            own = self.writer.own
-            if own is not None and change is not None and (own.log.length % SEAL_EVERY_COUNT) == 0:
+            seq = self.writer.flush()
+            if seq is not None and not (seq + 1) % SEAL_EVERY_COUNT:
                 self._seal()
-            self.connection.execute("COMMIT -- klal")
+            self._run("COMMIT -- klal")
         except apsw.Error as error:
             self.rollback()
             raise translate(error, self.path) from error
@@ -273,47 +280,7 @@ class Store:
         self._data_version = self.connection.data_version()
         if self._synchronous == "full":
             self._set_synchronous("normal")
-        return change
-
-    @property
-    def is_ready(self) -> bool:
-        """True when a statement can be run as a step of its own at once: the fence is passed, nothing is open."""
-        return self._is_fenced and self._depth == 0 and not self.is_returning
-
-    def run_step(self, sql: str, bindings: object) -> tuple[int, ChangeRef | None]:
-        """Run one statement that gives no rows as a transaction; return (rows changed, change).
-
-        What `begin`, `Writer.run` and `commit` do, written out in one: single-row commits
-        are the commonest thing a program does, and there calls cost as much as SQLite.
-        """
-        connection, writer = self.connection, self.writer
-        try:
-            connection.execute("BEGIN IMMEDIATE -- klal")
-        except apsw.Error as error:
-            raise translate(error, self.path) from error
-        self._depth = 1
-        try:
-            if connection.data_version() != self._data_version:
-                self.refresh()
-                if not self._fence_agrees():
-                    self._is_fenced = False
-                    self.rollback()
-                    self.begin()
-            row_count = writer.run_quietly(sql, bindings)
-            change = writer.flush_insert() or writer.flush()
-            if change is not None and not (change.seq + 1) % SEAL_EVERY_COUNT:
-                self._seal()
-            connection.execute("COMMIT -- klal")
-        except apsw.Error as error:
-            self.rollback()
-            raise translate(error, self.path) from error
-        except BaseException:
-            self.rollback()
-            raise
-        self._depth = 0
-        writer.clear()
-        self._data_version = connection.data_version()
-        return row_count, change
+        return seq
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -623,18 +590,16 @@ class Store:
             if acts:
                 self._append_acts(*acts)
 
-    def _append_acts(self, *acts: Act) -> ChangeRef:
+    def _append_acts(self, *acts: Act) -> None:
         for act in acts:
             self.writer.note(act)
-        change = self.writer.flush()
+        self.writer.flush()
         own = self.writer.own
         assert own is not None
-        assert change is not None
         self.writer.clear()
         # Sealed here, before its effect: a Close counts with the seal exactly at it.
         self._seal()
         self._after_apply(own.log, acts)
-        return change
 
     # -- acts of this member -------------------------------------------------------------
 
