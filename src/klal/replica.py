@@ -128,7 +128,7 @@ class Replica:
         plan = writer.plan(sql)
         if plan == "read":
             outcome = self._store.run_read(sql, parameters)
-            return Result(0, None, outcome.columns, outcome.rows)
+            return Result(0, None, outcome.columns, outcome.rows, outcome.types)
         if plan not in ("write", "returning", "ddl"):
             return self._transact(plan, sql)
         if plan == "write" and self._store.is_ready and not self._is_in_block:
@@ -173,6 +173,19 @@ class Replica:
             raise UsageError("query wants a statement that only reads")
         outcome = self._store.run_read(sql, parameters)
         return Rows(outcome.columns, outcome.rows)
+
+    def is_query(self, sql: str) -> bool:
+        """True when a statement only reads; nothing runs.
+
+        Raises:
+            UsageError: SQL that klal cannot replicate, in a sentence that says so.
+        """
+        return self._store.writer.plan(sql) == "read"
+
+    @property
+    def in_transaction(self) -> bool:
+        """True while statements are being gathered into one change."""
+        return self._store.in_transaction
 
     @contextmanager
     def transaction(self) -> Iterator[Replica]:
@@ -238,7 +251,7 @@ class Replica:
                 outcome = work()
             finally:
                 store.check_ended()
-            return Result(outcome.row_count, None, outcome.columns, outcome.rows)
+            return Result(outcome.row_count, None, outcome.columns, outcome.rows, outcome.types)
         if store.is_returning:
             store.enter_if_waiting(is_writing=True)
         store.begin()
@@ -248,7 +261,7 @@ class Replica:
             store.rollback()
             raise
         change = self._change_id(store.commit())
-        return Result(outcome.row_count, change, outcome.columns, outcome.rows)
+        return Result(outcome.row_count, change, outcome.columns, outcome.rows, outcome.types)
 
     def _change_id(self, change: ChangeRef | None) -> ChangeId | None:
         return None if change is None else ChangeId(self._store.history.logs[change.log].log_id, change.seq)

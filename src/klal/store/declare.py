@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import apsw
 
-from klal.errors import UsageError
+from klal.errors import UnsupportedError, UsageError
 from klal.model.schema import DEFAULT_FUNCTIONS, Column, Default, TableDefinition, Value, affinity_of, is_reserved
 from klal.store.file import allow_klal_id, translate
 from klal.store.layout import quote
@@ -106,7 +106,7 @@ class Scratch:
         info = self._connection.execute(f"PRAGMA main.table_xinfo({quote(name)})").fetchall()
         for _, column_name, declared_type, not_null, default, key_position, hidden in info:
             if hidden:
-                raise UsageError(f"column {column_name}: {_REFUSED_WORDS['GENERATED']}")
+                raise UnsupportedError(f"column {column_name}: {_REFUSED_WORDS['GENERATED']}")
             collation = self._connection.column_metadata("main", name, column_name)[1].upper()
             column = Column(
                 column_name,
@@ -120,7 +120,7 @@ class Scratch:
                 key.append((key_position, column_name))
                 _check_key_column(column, is_only=sum(bool(row[5]) for row in info) == 1, without_rowid=without_rowid)
         if not key:
-            raise UsageError(
+            raise UnsupportedError(
                 f"table {name} has no primary key, so its rows could not be told apart on another replica",
                 hint="declare one, for instance id TEXT PRIMARY KEY DEFAULT (klal_id())",
             )
@@ -150,7 +150,7 @@ def _allow_plain_ddl(
 
 def _check_key_column(column: Column, *, is_only: bool, without_rowid: bool) -> None:
     if is_only and column.type == "INTEGER" and not without_rowid:
-        raise UsageError(
+        raise UnsupportedError(
             f"INTEGER PRIMARY KEY on column {column.name} numbers rows by itself, and two replicas apart would hand out"
             " the same number",
             hint=f"use {column.name} TEXT PRIMARY KEY DEFAULT (klal_id()), or INT PRIMARY KEY to number rows yourself",
@@ -182,7 +182,7 @@ def _default(column: str, declared_type: str, text: str | None) -> Default | Non
         return Default(None)
     stripped = {"true": "1", "false": "0"}.get(folded, stripped)
     if not (_NUMBER.fullmatch(stripped) or _TEXT.fullmatch(stripped) or _BLOB.fullmatch(stripped)):
-        raise UsageError(
+        raise UnsupportedError(
             f"DEFAULT {text} of column {column} is not replicated:"
             f" want a literal or one of {', '.join(DEFAULT_FUNCTIONS)}"
         )
@@ -202,7 +202,7 @@ def check_words(sql: str) -> None:
     words = words_of(sql)
     for word, sentence in _REFUSED_WORDS.items():
         if word in words:
-            raise UsageError(f"{word}: {sentence}")
+            raise UnsupportedError(f"{word}: {sentence}")
 
 
 def created_table(sql: str, tables: Sequence[TableDefinition]) -> TableDefinition | None:
@@ -233,7 +233,7 @@ def added_column(sql: str, tables: Sequence[TableDefinition]) -> tuple[str, Colu
     """
     words = words_of(sql)
     if "RENAME" in words[:6] or "DROP" in words[:6]:
-        raise UsageError("RENAME and DROP are not replicated by this version; of ALTER TABLE, only ADD COLUMN is")
+        raise UnsupportedError("RENAME and DROP are not replicated by this version; of ALTER TABLE, only ADD COLUMN is")
     check_words(sql)
     scratch = Scratch(tables)
     before = scratch.tables()
@@ -242,7 +242,7 @@ def added_column(sql: str, tables: Sequence[TableDefinition]) -> tuple[str, Colu
         was = before.get(name)
         if was is not None and table.columns[:-1] == was.columns:
             return name, table.columns[-1]
-    raise UsageError("of ALTER TABLE, only ADD COLUMN is replicated by this version")
+    raise UnsupportedError("of ALTER TABLE, only ADD COLUMN is replicated by this version")
 
 
 def column_sql(column: Column) -> str:

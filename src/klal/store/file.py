@@ -21,6 +21,7 @@ from klal.errors import (
     NotKlalError,
     ReadOnlyError,
     StoreError,
+    UnsupportedError,
     UsageError,
 )
 from klal.store.layout import APPLICATION_ID, FILE_FORMAT, TABLES, VIEWS
@@ -59,7 +60,7 @@ def translate(error: apsw.Error, where: object) -> KlalError:
         case apsw.IOError() | apsw.CantOpenError() | apsw.NoMemError() | apsw.PermissionsError():
             return StoreError(f"{where} cannot be used: {text}")
         case apsw.AuthError():
-            return UsageError(f"this SQL is not allowed here: {text}")
+            return UnsupportedError(f"this SQL is not allowed here: {text}")
     return UsageError(text)
 
 

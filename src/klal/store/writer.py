@@ -9,7 +9,6 @@ Source:
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +16,20 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from klal.errors import RefusedError, UsageError
+from klal.errors import RefusedError, UnsupportedError, UsageError
 from klal.model.acts import Act, AddColumn, Close, CreateTable, encode_acts
 from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX, tree_leaf
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Part, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
-from klal.model.schema import TABLE_COLUMN_COUNT_GROWN_MAX, Key, Value, check_definition, fold
+from klal.model.schema import (
+    KLAL_ID_SIZE,
+    TABLE_COLUMN_COUNT_GROWN_MAX,
+    Key,
+    Value,
+    check_definition,
+    fold,
+    klal_id,
+)
 from klal.ports import Clock, Entropy
 from klal.rules.merge import ChangeRef
 from klal.rules.order import OrderKey, draw_of, order_stamp
@@ -49,7 +56,6 @@ _COUNTER_MAX = 0xFFFF
 # prepared statements goes by the text: without it, klal's own text would be run unasked.
 _USERS = "\n--"
 _DEPTH_MAX = 1 << 30  # More savepoints than can be open at once.
-_ID_SIZE = 16
 
 _READ_WORDS = {"SELECT", "VALUES", "EXPLAIN", "WITH", "PRAGMA"}
 _WRITE_WORDS = {"INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"}
@@ -61,7 +67,9 @@ _READABLE_PRAGMAS = {
     "table_list",
     "index_list",
     "index_info",
+    "index_xinfo",
     "foreign_key_list",
+    "database_list",
     "data_version",
 }
 
@@ -72,6 +80,7 @@ class Outcome(NamedTuple):
     row_count: int
     columns: tuple[str, ...]
     rows: list[tuple[Value, ...]]
+    types: tuple[str | None, ...] = ()
 
 
 @dataclass(slots=True)
@@ -122,7 +131,7 @@ class Writer:
 
     def new_id(self) -> str:
         """Return a new key: 26 characters that nobody else makes, as DEFAULT (klal_id()) does."""
-        return base64.b32encode(self._entropy.token(_ID_SIZE)).decode().rstrip("=").lower()
+        return klal_id(self._entropy.token(KLAL_ID_SIZE))
 
     # -- statements ------------------------------------------------------------------
 
@@ -149,7 +158,7 @@ class Writer:
             return "ddl"
         if word not in _READ_WORDS | _WRITE_WORDS:
             if word in _UNREPLICATED_WORDS:
-                raise UsageError(f"{word} is not replicated by this version")
+                raise UnsupportedError(f"{word} is not replicated by this version")
             raise UsageError(f"near {word!r}: no statement begins so" if word else "this is no SQL statement")
         if word in ("WITH", "EXPLAIN"):
             return "read" if self._is_readonly(sql) else "returning"
@@ -198,10 +207,10 @@ class Writer:
         Args:
             gives_rows: False spares the work of naming columns that are not there.
         """
-        columns: list[tuple[str, ...]] = []
+        described: list[tuple[Any, ...]] = []
 
         def name_columns(cursor: apsw.Cursor, _statement: str, _bindings: object) -> bool:
-            columns.append(tuple(name for name, *_ in cursor.get_description()))
+            described.append(cursor.get_description())
             return True
 
         if not gives_rows:
@@ -211,7 +220,9 @@ class Writer:
             # Asked before the first step: a finished statement no longer knows its columns.
             cursor.exec_trace = name_columns
             rows = cursor.execute(sql + _USERS, bindings).fetchall()
-            return Outcome(self._connection.total_changes() - before, columns[0] if columns else (), rows)
+            columns = described[0] if described else ()
+            names, types = tuple(name for name, _ in columns), tuple(declared for _, declared in columns)
+            return Outcome(self._connection.total_changes() - before, names, rows, types)
 
     def run_quietly(self, sql: str, bindings: Any) -> int:
         """Run a statement that gives no rows, and return how many it changed: kept short, as `run_step` is."""
@@ -257,6 +268,8 @@ class Writer:
             raise UsageError(f"a text is not valid Unicode, so it cannot travel: {error}") from error
         if isinstance(error, TypeError | OverflowError):
             raise UsageError(f"a value cannot be stored: {error}") from error
+        if isinstance(error, KeyError):
+            raise UsageError(f"the parameters name no {error.args[0]!r}, which the statement wants") from error
 
     def _authorize(
         self, action: int, first: str | None, second: str | None, _database: str | None, _trigger: str | None
@@ -304,7 +317,7 @@ class Writer:
     def _create(self, sql: str) -> None:
         kind = [word for word in words_of(sql)[:5] if word in ("TABLE", "INDEX", "VIEW", "TRIGGER")]
         if kind[:1] != ["TABLE"]:
-            raise UsageError(f"CREATE {kind[0] if kind else '...'} is not replicated by this version")
+            raise UnsupportedError(f"CREATE {kind[0] if kind else '...'} is not replicated by this version")
         definition = created_table(sql, self._catalog.definitions())
         if definition is None:
             return
