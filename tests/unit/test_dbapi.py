@@ -163,7 +163,7 @@ def test_a_block_is_committed_or_rolled_back_and_leaves_the_connection_open(conn
     """As sqlite3's, whose habit this is."""
     with connection:
         fill(connection, "a")
-    with pytest.raises(KeyError), connection:
+    with pytest.raises(KeyError), connection:  # noqa: PT012 - the block is what is tested
         fill(connection, "b")
         raise KeyError
 
@@ -403,7 +403,7 @@ def test_fetching_gives_each_row_once_and_then_none(connection):
     cursor.execute("SELECT id FROM bird ORDER BY id")
     cursor.arraysize = 4
     assert len(cursor.fetchmany()) == 4
-    assert [row for row in cursor] == [("e",), ("f",)]
+    assert list(cursor) == [("e",), ("f",)]
     assert cursor.execute("SELECT id FROM bird WHERE mass = 1").fetchall() == []
 
 
@@ -610,7 +610,7 @@ def test_naughty_strings_are_carried_as_values(pair):
 
 
 def test_naughty_strings_are_carried_as_names(pair):
-    """T42: each is a table, its key column, another column and a row, created, written, read and altered by its name."""
+    """T42: each is a table, its key column, another column and a row; altered, written and read."""
     ana, ben = pair
     for number, name in enumerate(NAMES):
         quoted = '"' + name.replace('"', '""') + '"'
