@@ -10,7 +10,9 @@ import pytest
 import klal
 from klal.errors import NotKlalError
 
-READ = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(c.execute('SELECT id FROM t').fetchall()); c.close()"
+READ = (
+    "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(c.execute('SELECT id FROM t').fetchall()); c.close()"
+)
 
 
 def test_opening_a_file_a_second_time_takes_no_lock_from_the_first(tmp_path):
