@@ -242,7 +242,7 @@ class Row(tuple[Any, ...]):  # noqa: SLOT001 - a tuple's subclass can have none 
 
     def __new__(cls, cursor: Cursor, values: tuple[Any, ...]) -> Self:
         row = super().__new__(cls, values)
-        row._names = cursor._names  # noqa: SLF001 - a row is its cursor's
+        row._names = cursor._names
         return row
 
     def __getitem__(self, place: Any) -> Any:
@@ -317,11 +317,11 @@ class Connection:
         Raises:
             ProgrammingError: The connection is closed.
         """
-        self.check_open()
+        self._check_open()
         assert self._replica is not None, "it is open"
         return self._replica
 
-    def check_open(self) -> None:
+    def _check_open(self) -> None:
         """Return if the connection is open.
 
         Raises:
@@ -348,7 +348,7 @@ class Connection:
 
     def cursor(self) -> Cursor:
         """Return a new cursor. Those of one connection share its transaction."""
-        self.check_open()
+        self._check_open()
         return Cursor(self)
 
     def execute(self, sql: str, parameters: Parameters = ()) -> Cursor:
@@ -373,7 +373,7 @@ class Connection:
             with _translated():
                 replica.execute(word)
 
-    def run(self, sql: str, work: Callable[[Replica], Result]) -> Result:
+    def _run(self, sql: str, work: Callable[[Replica], Result]) -> Result:
         """Run one statement's work, in a transaction that is begun for it unless it reads or one is open.
 
         A statement that fails leaves no transaction behind that was begun for it.
@@ -442,13 +442,13 @@ class Cursor:
         """
         self._forget()
         bound = _bound(parameters)
-        return self._keep(sql, self.connection.run(sql, lambda replica: replica.execute(sql, bound)))
+        return self._keep(sql, self.connection._run(sql, lambda replica: replica.execute(sql, bound)))
 
     def executemany(self, sql: str, rows: Iterable[Parameters]) -> Self:
         """Run one INSERT, UPDATE or DELETE for each row of parameters."""
         self._forget()
         bound = map(_bound, rows)
-        return self._keep(sql, self.connection.run(sql, lambda replica: replica.executemany(sql, bound)))
+        return self._keep(sql, self.connection._run(sql, lambda replica: replica.executemany(sql, bound)))
 
     def _forget(self) -> None:
         self._check_open()
@@ -487,7 +487,7 @@ class Cursor:
     def _check_open(self) -> None:
         if self._is_closed:
             raise ProgrammingError("the cursor is closed")
-        self.connection.check_open()
+        self.connection._check_open()
 
     def close(self) -> None:
         """Let go of the rows."""
