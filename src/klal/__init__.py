@@ -11,7 +11,7 @@ with klal.open("season.db") as db:
 from __future__ import annotations
 
 from klal import errors
-from klal.api import check_certificate_file, create, join, open  # noqa: A004 - klal.open, as one says gzip.open
+from klal.api import check_certificate_file, create, join, new_id, open  # noqa: A004 - klal.open, as one says gzip.open
 from klal.model.certificate import Certificate
 from klal.replica import Replica
 from klal.reports import ChangeId, Closed, Conflict, Coverage, Missing, Progress, Status, SyncReport, Violation
@@ -32,5 +32,6 @@ __all__ = [
     "create",
     "errors",
     "join",
+    "new_id",
     "open",
 ]

@@ -14,6 +14,7 @@ from klal.model.acts import Genesis, Policy
 from klal.model.certificate import CERTIFICATE_SIZE_MAX, Certificate, check_certificate
 from klal.model.codec import HASH_SIZE, NAME_LENGTH_MAX
 from klal.model.keys import SEED_SIZE, SigningKey
+from klal.model.schema import KLAL_ID_SIZE, klal_id
 from klal.model.ticket import decode_ticket
 from klal.replica import Replica
 from klal.store.file import is_there, open_file
@@ -85,6 +86,11 @@ def open(path: str | Path, *, home: str | Path | None = None, member: str | None
     folder = _home(home)
     store = _open_store(Path(path), folder, member)
     return Replica(store, lambda remote: _connect(remote, store, folder))
+
+
+def new_id() -> str:
+    """Return a key that nobody else makes: 26 characters, as DEFAULT (klal_id()) gives, before the row is written."""
+    return klal_id(_WORLD.entropy.token(KLAL_ID_SIZE))
 
 
 def check_certificate_file(path: str | Path) -> Certificate:

@@ -2,7 +2,7 @@
 
     KlalError
       UsageError         you called it wrongly                 fix your code
-        ConstraintError
+        ConstraintError  UnsupportedError
       IncompleteError    asked for more than is held here      .missing, .waiting_for; sync and ask again
       RefusedError       foreign bytes broke a rule            .rule, .evidence; nothing was stored
         MalformedError  SignatureError  LinkError  ForkError  MembershipError
@@ -56,6 +56,10 @@ class UsageError(KlalError):
 
 class ConstraintError(UsageError):
     """A row breaks a constraint of its table; the statement was undone."""
+
+
+class UnsupportedError(UsageError):
+    """SQL that SQLite could run and klal cannot replicate, or does not let pass; the sentence says which."""
 
 
 class IncompleteError(KlalError):

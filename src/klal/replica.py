@@ -47,7 +47,8 @@ from klal.sync.station import Station
 
 Connect = Callable[[str], Station]
 OnProgress = Callable[[Progress], None]
-Ran = tuple[int, tuple[str, ...], Sequence[tuple[Value, ...]]]  # What a statement did: a store's `Outcome`.
+# What a statement did: a store's `Outcome`.
+Ran = tuple[int, tuple[str, ...], Sequence[tuple[Value, ...]], tuple[str | None, ...]]
 
 
 class Replica:
@@ -130,7 +131,7 @@ class Replica:
             return self._stepped(writer.run_quietly, sql, parameters)
         if plan == "read":
             outcome = self._store.run_read(sql, parameters)
-            return Result(0, None, outcome.columns, outcome.rows)
+            return Result(0, None, outcome.columns, outcome.rows, outcome.types)
         if plan == "returning":
             return self._stepped(writer.run, sql, parameters)
         if plan == "ddl":
@@ -174,6 +175,19 @@ class Replica:
             raise UsageError("query wants a statement that only reads")
         outcome = self._store.run_read(sql, parameters)
         return Rows(outcome.columns, outcome.rows)
+
+    def is_query(self, sql: str) -> bool:
+        """True when a statement only reads; nothing runs.
+
+        Raises:
+            UsageError: SQL that klal cannot replicate, in a sentence that says so.
+        """
+        return self._store.writer.plan(sql) == "read"
+
+    @property
+    def in_transaction(self) -> bool:
+        """True while statements are being gathered into one change."""
+        return self._store.in_transaction
 
     @contextmanager
     def transaction(self) -> Iterator[Replica]:
@@ -238,20 +252,20 @@ class Replica:
             self._check_block()
         if store.in_transaction:
             try:
-                row_count, columns, rows = work(what, values)
+                row_count, columns, rows, types = work(what, values)
             finally:
                 store.check_ended()
-            return Result(row_count, None, columns, rows)
+            return Result(row_count, None, columns, rows, types)
         if store.is_returning:
             store.enter_if_waiting(is_writing=True)
         store.begin()
         try:
-            row_count, columns, rows = work(what, values)
+            row_count, columns, rows, types = work(what, values)
         except BaseException:
             store.rollback()
             raise
         seq = store.commit()
-        return Result(row_count, None if seq is None else ChangeId(self.log_id, seq), columns, rows)
+        return Result(row_count, None if seq is None else ChangeId(self.log_id, seq), columns, rows, types)
 
     # -- exchange ------------------------------------------------------------------------
 

@@ -75,12 +75,14 @@ class Result(NamedTuple):
     Shape:
         row_count: rows it changed.
         change: the committed change; None for a query, or inside a transaction.
+        types: declared types of the columns; None for a column that no table has.
     """
 
     row_count: int
     change: ChangeId | None
     columns: tuple[str, ...] = ()
     rows: Sequence[tuple[Value, ...]] = ()
+    types: tuple[str | None, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {"row_count": self.row_count, "change": None if self.change is None else str(self.change)}

@@ -6,17 +6,21 @@ import inspect
 from pathlib import Path
 
 import klal
+from klal import dbapi
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "public_api.txt"
 
 
 def _public() -> list[str]:
     lines = []
-    for name in klal.__all__:
-        thing = getattr(klal, name)
-        lines.append(f"klal.{name}")
-        if inspect.isclass(thing):
-            lines.extend(f"klal.{name}.{member}" for member in sorted(vars(thing)) if not member.startswith("_"))
+    for module in (klal, dbapi):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            lines.append(f"{module.__name__}.{name}")
+            if inspect.isclass(thing) and thing.__module__.startswith("klal") and not issubclass(thing, Exception):
+                lines.extend(
+                    f"{module.__name__}.{name}.{member}" for member in sorted(vars(thing)) if not member.startswith("_")
+                )
     lines.extend(
         f"klal.errors.{name}"
         for name, thing in sorted(vars(klal.errors).items())

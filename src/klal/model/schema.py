@@ -10,6 +10,7 @@ Source:
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -36,6 +37,7 @@ TABLE_COLUMN_COUNT_GROWN_MAX = 1500
 # Functions that may stand in a DEFAULT. They are evaluated by the writer alone; what
 # travels is the value, so they need not be deterministic.
 DEFAULT_FUNCTIONS = ("klal_id", "current_timestamp", "current_date", "current_time")
+KLAL_ID_SIZE = 16
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*(\([0-9]+(, ?[0-9]+)?\))?|")
 # Words that would end the type and begin a constraint.
 _NOT_TYPE_WORDS = frozenset(
@@ -201,6 +203,11 @@ class ViewDefinition(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     def object_id(self) -> bytes:
         """Return the 16 bytes that name this view everywhere (SCH-1)."""
         return tagged_hash("klal/view/1", pack(self))[:TABLE_ID_SIZE]
+
+
+def klal_id(token: bytes) -> str:
+    """Return `KLAL_ID_SIZE` random bytes as a key of 26 characters, as DEFAULT (klal_id()) makes it."""
+    return base64.b32encode(token).decode().rstrip("=").lower()
 
 
 def column_id_of(table_id: bytes, column: Column) -> bytes:

@@ -19,7 +19,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from klal.errors import MalformedError, RefusedError, UsageError
+from klal.errors import MalformedError, RefusedError, UnsupportedError, UsageError
 from klal.model.acts import (
     AddColumn,
     CreateIndex,
@@ -170,7 +170,7 @@ class _TableReader:
         ).fetchone()
         keys = sorted((row[5], row[1]) for row in self._info if row[5])
         if not keys:
-            raise UsageError(
+            raise UnsupportedError(
                 f"table {name} has no primary key, so its rows could not be told apart on another replica",
                 hint="declare one, for instance id TEXT PRIMARY KEY DEFAULT (klal_id())",
             )
@@ -313,9 +313,8 @@ class _TableReader:
 def _allow_plain_ddl(
     action: int, first: str | None, _second: str | None, _third: str | None, _fourth: str | None
 ) -> int:
-    is_own = action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE) and not str(first).startswith(
-        "sqlite_"
-    )
+    # DROP asks to delete what it drops; no statement that is run here deletes anything else.
+    is_own = action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE) and not str(first).startswith("sqlite_")
     is_pragma = action == apsw.SQLITE_PRAGMA and first == "quick_check"  # DROP COLUMN asks.
     return apsw.SQLITE_OK if is_pragma or (action in _DDL_ACTIONS and not is_own) else apsw.SQLITE_DENY
 
@@ -349,7 +348,7 @@ def try_view(connection: Connection, name: str, view: ViewDefinition) -> bool:
 
 def _check_key_column(column: Column, *, is_only: bool, without_rowid: bool) -> None:
     if is_only and column.type == "INTEGER" and not without_rowid:
-        raise UsageError(
+        raise UnsupportedError(
             f"INTEGER PRIMARY KEY on column {column.name} numbers rows by itself, and two replicas apart would hand out"
             " the same number",
             hint=f"use {column.name} TEXT PRIMARY KEY DEFAULT (klal_id()), or INT PRIMARY KEY to number rows yourself",
@@ -381,7 +380,7 @@ def _default(column: str, declared_type: str, text: str | None) -> Default | Non
         return Default(None)
     stripped = {"true": "1", "false": "0"}.get(folded, stripped)
     if not (_NUMBER.fullmatch(stripped) or _TEXT.fullmatch(stripped) or _BLOB.fullmatch(stripped)):
-        raise UsageError(
+        raise UnsupportedError(
             f"DEFAULT {text} of column {column} is not replicated:"
             f" want a literal or one of {', '.join(DEFAULT_FUNCTIONS)}"
         )
@@ -425,14 +424,14 @@ def _read_ddl(sql: str, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
     if reader.skip("DROP"):
         return _dropped(sql, reader, schema, scratch)
     kinds = [word for word in words_of(sql)[1:3] if word not in ("TEMP", "TEMPORARY")]
-    raise UsageError(f"CREATE {kinds[0] if kinds else '...'} is not replicated")
+    raise UnsupportedError(f"CREATE {kinds[0] if kinds else '...'} is not replicated")
 
 
 def _check_words(sql: str, refused: dict[str, str]) -> None:
     words = words_of(sql)
     for word, sentence in refused.items():
         if word in words:
-            raise UsageError(f"{word}: {sentence}")
+            raise UnsupportedError(f"{word}: {sentence}")
 
 
 def _created_table(sql: str, schema: Schema, scratch: Scratch) -> list[SchemaAct]:

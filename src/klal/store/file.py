@@ -21,6 +21,7 @@ from klal.errors import (
     NotKlalError,
     ReadOnlyError,
     StoreError,
+    UnsupportedError,
     UsageError,
 )
 from klal.store.layout import APPLICATION_ID, FILE_FORMAT, TABLES, VIEWS
@@ -28,7 +29,6 @@ from klal.store.sql import Connection
 
 _BUSY_TIMEOUT_MS = 10_000
 _CACHE_SIZE_KIB = 64 * 1024
-_SQLITE_MAGIC = b"SQLite format 3\0"
 
 missing_options = {"ENABLE_PREUPDATE_HOOK"} - set(apsw.compile_options)
 if missing_options:
@@ -59,7 +59,7 @@ def translate(error: apsw.Error, where: object) -> KlalError:
         case apsw.IOError() | apsw.CantOpenError() | apsw.NoMemError() | apsw.PermissionsError():
             return StoreError(f"{where} cannot be used: {text}")
         case apsw.AuthError():
-            return UsageError(f"this SQL is not allowed here: {text}")
+            return UnsupportedError(f"this SQL is not allowed here: {text}")
     return UsageError(text)
 
 
@@ -116,7 +116,6 @@ def open_file(path: Path, *, writable: bool = True) -> Connection:
         raise UsageError(f"{path} does not exist")
     if not path.is_file():
         raise UsageError(f"{path} is not a file")
-    _check_magic(path)
     with translated(path):
         flags = apsw.SQLITE_OPEN_READWRITE if writable else apsw.SQLITE_OPEN_READONLY
         connection = Connection(str(path), flags=flags)
@@ -163,16 +162,6 @@ def allow_klal_id(connection: Connection, make_id: Callable[[], str]) -> None:
     """Let DEFAULT (klal_id()) call `make_id` on this connection."""
     # Innocuous, so that it may stand in a table's DEFAULT with trusted_schema off.
     connection.create_scalar_function("klal_id", lambda *_: make_id(), 0, flags=apsw.SQLITE_INNOCUOUS)
-
-
-def _check_magic(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(_SQLITE_MAGIC))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    if magic != _SQLITE_MAGIC:
-        raise NotKlalError(f"{path} is not a database")
 
 
 def _configure(connection: Connection, *, writable: bool = True) -> None:

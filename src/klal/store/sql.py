@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
+SQLITE_VERSION = apsw.sqlite_lib_version()
+
 if TYPE_CHECKING:
 
     class Cursor(apsw.Cursor):

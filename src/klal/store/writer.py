@@ -9,7 +9,6 @@ Source:
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from klal.errors import RefusedError, UsageError
+from klal.errors import RefusedError, UnsupportedError, UsageError
 from klal.model.acts import Act, Close, SchemaAct, encode_acts
 from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
-from klal.model.schema import Key, Value, fold
+from klal.model.schema import KLAL_ID_SIZE, Key, Value, fold, klal_id
 from klal.ports import Clock, Entropy
 from klal.rules.merge import ChangeRef, same
 from klal.rules.order import OrderKey, draw_of, order_bytes, order_stamp
@@ -53,7 +52,6 @@ _COUNTER_MAX = 0xFFFF
 # prepared statements goes by the text: without it, klal's own text would be run unasked.
 _USERS = "\n--"
 _DEPTH_MAX = 1 << 30  # More savepoints than can be open at once.
-_ID_SIZE = 16
 
 _READ_WORDS = {"SELECT", "VALUES", "EXPLAIN", "WITH", "PRAGMA"}
 _WRITE_WORDS = {"INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"}
@@ -65,7 +63,9 @@ _READABLE_PRAGMAS = {
     "table_list",
     "index_list",
     "index_info",
+    "index_xinfo",
     "foreign_key_list",
+    "database_list",
     "data_version",
 }
 
@@ -76,6 +76,7 @@ class Outcome(NamedTuple):
     row_count: int
     columns: tuple[str, ...]
     rows: list[tuple[Value, ...]]
+    types: tuple[str | None, ...] = ()
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ class Writer:
 
     def new_id(self) -> str:
         """Return a new key: 26 characters that nobody else makes, as DEFAULT (klal_id()) does."""
-        return base64.b32encode(self._entropy.token(_ID_SIZE)).decode().rstrip("=").lower()
+        return klal_id(self._entropy.token(KLAL_ID_SIZE))
 
     # -- statements ------------------------------------------------------------------
 
@@ -155,7 +156,7 @@ class Writer:
             return "ddl"
         if word not in _READ_WORDS | _WRITE_WORDS:
             if word in _UNREPLICATED_WORDS:
-                raise UsageError(f"{word} is not replicated by this version")
+                raise UnsupportedError(f"{word} is not replicated by this version")
             raise UsageError(f"near {word!r}: no statement begins so" if word else "this is no SQL statement")
         if word in ("WITH", "EXPLAIN"):
             return "read" if self._is_readonly(sql) else "returning"
@@ -200,10 +201,10 @@ class Writer:
 
     def run(self, sql: str, bindings: Any) -> Outcome:
         """Run one statement of the user's that gives rows."""
-        columns: list[tuple[str, ...]] = []
+        described: list[tuple[Any, ...]] = []
 
         def name_columns(cursor: apsw.Cursor, _statement: str, _bindings: object) -> bool:
-            columns.append(tuple(name for name, *_ in cursor.get_description()))
+            described.append(cursor.get_description())
             return True
 
         with self._running() as before:
@@ -211,9 +212,11 @@ class Writer:
             # Asked before the first step: a finished statement no longer knows its columns.
             cursor.exec_trace = name_columns
             rows = cursor.execute(sql + _USERS, bindings).fetchall()
-            return Outcome(self._connection.total_changes() - before, columns[0] if columns else (), rows)
+            columns = described[0] if described else ()
+            names, types = tuple(name for name, _ in columns), tuple(declared for _, declared in columns)
+            return Outcome(self._connection.total_changes() - before, names, rows, types)
 
-    def run_quietly(self, sql: str, bindings: Any) -> tuple[int, tuple[str, ...], list[tuple[Value, ...]]]:
+    def run_quietly(self, sql: str, bindings: Any) -> tuple[int, tuple[()], tuple[()], tuple[()]]:
         """Run one statement of the user's that gives no rows."""
         # What `_running` does, without it: a context manager costs as much as a short statement.
         self._is_user = True
@@ -224,7 +227,7 @@ class Writer:
             raise
         finally:
             self._is_user = False
-        return self._connection.changes(), (), []
+        return self._connection.changes(), (), (), ()
 
     def run_many(self, sql: str, rows: Iterable[Any]) -> Outcome:
         """Run one statement for each row of bindings."""
@@ -256,6 +259,8 @@ class Writer:
             raise UsageError(f"a text is not valid Unicode, so it cannot travel: {error}") from error
         if isinstance(error, TypeError | OverflowError):
             raise UsageError(f"a value cannot be stored: {error}") from error
+        if isinstance(error, KeyError):
+            raise UsageError(f"the parameters name no {error.args[0]!r}, which the statement wants") from error
 
     def _authorize(
         self, action: int, first: str | None, second: str | None, _database: str | None, _trigger: str | None

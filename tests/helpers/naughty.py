@@ -1,0 +1,90 @@
+"""Strings that break programs: each is a value that must come back as it was, and most are names of tables and columns.
+
+Our own choice, one or two of each kind of trouble. Written in escapes, so that an editor cannot mend them.
+"""
+
+QUOTES = [
+    "'",
+    '"',
+    "''",
+    '""',
+    "`",
+    "[x]",
+    "]",
+    "it's",
+    'a "b" c',
+    "\\",
+    "\\'",
+    "%s",
+    "%(name)s",
+    "?",
+    "?1",
+    ":name",
+    "@name",
+    "$name",
+    "{}",
+    "{0}",
+]
+SQL = [
+    '";DROP TABLE t;--',
+    "'; DELETE FROM t; --",
+    "select",
+    "table",
+    "order",
+    "primary key",
+    "returning",
+    "null",
+    "rowid",
+    "x'00'",
+    "--",
+    "-- c",
+    "/*",
+    "/* c */",
+    ";",
+    "a;b",
+    "main.t",
+    "NaN",
+    "1e999",
+    "0x7f",
+    "007",
+    "-0",
+    "1.0",
+    "true",
+]
+SPACES = [
+    " ",
+    "  two  spaces  ",
+    " before",
+    "after ",
+    "\t",
+    "a\nb",
+    "a\r\nb",
+    "\u00a0",
+    "\u2003",
+    "\ufeffbom",
+    "\u200b",
+]
+UNICODE = [
+    "\u05d0\u05d1\u05d2",
+    "\u202eright to left",
+    "\u200fa\u200eb",
+    "\u0627\u0644\u0639\u0631\u0628\u064a\u0629",
+    "\u65e5\u672c\u8a9e",
+    "\U0001f427",
+    "\U0001f469\u200d\U0001f52c",
+    "\U0001f1ee\U0001f1f1",
+    "e\u0301",
+    "\u00e9",
+    "\u0130I\u0131i",
+    "\u00df",
+    "\ufffd",
+    "\ufffe",
+    "\uffff",
+    "\U0010ffff",
+    "\x01\x1b\x7f",
+    "Z\u0351\u036b\u0343a\u0329l\u0317g\u0348o\u0305",
+]
+ONLY_VALUES = ["", "\0", "a\0b", "\0\0", "x" * 100_000]
+
+NAMES = [*QUOTES, *SQL, *SPACES, *UNICODE]
+STRINGS = [*NAMES, *ONLY_VALUES]
