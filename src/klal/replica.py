@@ -129,13 +129,15 @@ class Replica:
         if plan == "read":
             outcome = self._store.run_read(sql, parameters)
             return Result(0, None, outcome.columns, outcome.rows)
-        if plan not in ("write", "returning", "ddl"):
+        if plan not in ("write", "returning", "ddl", "local"):
             return self._transact(plan, sql)
         if plan == "write" and self._store.is_ready and not self._is_in_block:
             row_count, change = self._store.run_step(sql, parameters)
             return Result(row_count, self._change_id(change))
         if plan == "ddl":
             return self._stepped(lambda: writer.declare(sql))
+        if plan == "local":
+            return self._stepped(lambda: writer.shape(sql))
         return self._stepped(lambda: writer.run(sql, parameters, gives_rows=plan == "returning"))
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Value] | Mapping[str, Value]]) -> Result:

@@ -40,9 +40,6 @@ _REFUSED_WORDS = {
     "CONFLICT": "ON CONFLICT in a table is not replicated; say INSERT OR ... in the statement instead",
     "GENERATED": "generated columns are not replicated by this version; compute them in a query",
     "AUTOINCREMENT": "two replicas would hand out the same number; use TEXT PRIMARY KEY DEFAULT (klal_id())",
-    "TEMP": "temporary tables are not replicated",
-    "TEMPORARY": "temporary tables are not replicated",
-    "VIRTUAL": "virtual tables are not replicated by this version",
     "SELECT": "CREATE TABLE ... AS SELECT is not replicated; create the table, then insert",
 }
 

@@ -34,6 +34,7 @@ from klal.store.history import STATE_HELD, History, Log
 from klal.store.home import Fence, Home, Identity
 from klal.store.intake import Intake
 from klal.store.knowledge import Knowledge
+from klal.store.local import put_aside
 from klal.store.rows import Rows
 from klal.store.sql import Connection
 from klal.store.writer import Outcome, OwnLog, Writer, paused
@@ -473,7 +474,7 @@ class Store:
     def apply_ready(self) -> int:
         """Apply every held change whose past and epoch allow it; return how many."""
         total = 0
-        with paused(self.writer.capture):
+        with paused(self.writer.capture), put_aside(self.connection):
             while True:
                 with self.writing():
                     count = self._apply_batch()

@@ -22,7 +22,7 @@ from klal.model.acts import Act, AddColumn, Close, CreateTable, encode_acts
 from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX, tree_leaf
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Part, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
-from klal.model.schema import TABLE_COLUMN_COUNT_GROWN_MAX, Key, Value, check_definition, fold
+from klal.model.schema import TABLE_COLUMN_COUNT_GROWN_MAX, Key, Value, check_definition, fold, is_reserved
 from klal.ports import Clock, Entropy
 from klal.rules.merge import ChangeRef
 from klal.rules.order import OrderKey, draw_of, order_stamp
@@ -40,6 +40,7 @@ from klal.store.catalog import Catalog, Table, check_addable
 from klal.store.declare import added_column, created_table, first_word, is_blank, savepoint_name, words_of
 from klal.store.file import allow_klal_id, translate
 from klal.store.history import INLINE_SIZE_MAX, STATE_APPLIED, History, Log
+from klal.store.local import SHAPING, is_local, put_aside
 from klal.store.rows import Rows
 from klal.store.sql import Connection
 
@@ -54,7 +55,26 @@ _ID_SIZE = 16
 _READ_WORDS = {"SELECT", "VALUES", "EXPLAIN", "WITH", "PRAGMA"}
 _WRITE_WORDS = {"INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"}
 _TRANSACTION_WORDS = {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"}
-_UNREPLICATED_WORDS = {"ANALYZE", "ATTACH", "DETACH", "DROP", "REINDEX", "VACUUM"}
+_UNREPLICATED_WORDS = {
+    "ANALYZE": "ANALYZE is not replicated by this version",
+    "ATTACH": "ATTACH would put a second file beside this one, past klal; open it by a connection of its own",
+    "DETACH": "DETACH has nothing to detach: ATTACH is not allowed here",
+    "DROP": "DROP is not replicated by this version; only what was made in temp can be dropped",
+    "REINDEX": "REINDEX is not replicated by this version",
+    "VACUUM": "VACUUM is not replicated by this version",
+}
+_LASTING = {
+    "INDEX": "CREATE INDEX is not replicated by this version",
+    "VIEW": "a view in the file is not replicated; CREATE TEMP VIEW makes one for this connection",
+    "TRIGGER": (
+        "a trigger in the file would run again wherever its change arrives;"
+        " CREATE TEMP TRIGGER makes one for this connection, and what it writes is replicated"
+    ),
+    "VIRTUAL": (
+        "a virtual table in the file is not replicated;"
+        " CREATE VIRTUAL TABLE temp.NAME makes one for this connection, filled from a replicated table"
+    ),
+}
 _READABLE_PRAGMAS = {
     "table_info",
     "table_xinfo",
@@ -111,6 +131,9 @@ class Writer:
         self._savepoints: list[tuple[str, int]] = []
         self._spoiled_depth = _DEPTH_MAX
         self._is_user = False
+        self._is_shaping = False
+        self._asked: list[tuple[int, str | None]] | None = None
+        self._denied = ""
         self._salts = b""
         self._salt_at = 0
         self._plans: dict[str, str] = {}
@@ -127,7 +150,7 @@ class Writer:
     # -- statements ------------------------------------------------------------------
 
     def plan(self, sql: str) -> str:
-        """Return how a statement must be run: "read", "write", "returning", "ddl" or a transaction word.
+        """Return how a statement must be run: "read", "write", "returning", "ddl", "local" or a transaction word.
 
         Raises:
             UsageError: SQL that klal cannot replicate, in a sentence that says so.
@@ -145,17 +168,33 @@ class Writer:
             self._check_single(sql)
         if word in _TRANSACTION_WORDS:
             return word
+        if word in ("CREATE", "DROP") and self._is_local(sql):
+            return "local"
         if word in ("CREATE", "ALTER"):
             return "ddl"
         if word not in _READ_WORDS | _WRITE_WORDS:
             if word in _UNREPLICATED_WORDS:
-                raise UsageError(f"{word} is not replicated by this version")
+                raise UsageError(_UNREPLICATED_WORDS[word])
             raise UsageError(f"near {word!r}: no statement begins so" if word else "this is no SQL statement")
         if word in ("WITH", "EXPLAIN"):
             return "read" if self._is_readonly(sql) else "returning"
         if word in _READ_WORDS:
             return "read"
         return "returning" if "RETURNING" in words_of(sql) else "write"
+
+    def _is_local(self, sql: str) -> bool:
+        """True when a CREATE or DROP is about the temp schema alone, which is nobody's but this connection's."""
+        words = words_of(sql)
+        if words[1:2] in (["TEMP"], ["TEMPORARY"]):
+            return True
+        if words[:1] == ["CREATE"] and "TEMP" not in words:
+            return False
+        self._asked = []
+        try:
+            self._prepared(sql)
+            return is_local(self._asked)
+        finally:
+            self._asked = None
 
     def _is_readonly(self, sql: str) -> bool:
         return self._prepared(sql)[1]
@@ -251,6 +290,9 @@ class Writer:
         self.capture.is_dirty = True
         if self.capture.is_spoiled:
             self._spoiled_depth = min(self._spoiled_depth, len(self._savepoints))
+        if isinstance(error, apsw.AuthError) and self._denied:
+            denied, self._denied = self._denied, ""
+            raise UsageError(denied) from error
         if isinstance(error, apsw.Error):
             raise translate(error, self._path) from error
         if isinstance(error, UnicodeError):
@@ -259,19 +301,53 @@ class Writer:
             raise UsageError(f"a value cannot be stored: {error}") from error
 
     def _authorize(
-        self, action: int, first: str | None, second: str | None, _database: str | None, _trigger: str | None
+        self, action: int, first: str | None, second: str | None, database: str | None, _trigger: str | None
     ) -> int:
         """Deny, while the user's SQL is prepared, what would slip past capture or into klal's tables (T41)."""
+        if self._asked is not None:
+            self._asked.append((action, database))
         if not self._is_user or action in (apsw.SQLITE_READ, apsw.SQLITE_SELECT, apsw.SQLITE_RECURSIVE):
             return apsw.SQLITE_OK
         if action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE):
-            is_theirs = first is not None and fold(first) in self._catalog.by_name
-            return apsw.SQLITE_OK if is_theirs else apsw.SQLITE_DENY
+            is_theirs = database == "temp" or (first is not None and fold(first) in self._catalog.by_name)
+            # Of a TEMP trigger on a replicated table, SQLite asks about the schema of both.
+            is_theirs = is_theirs or (self._is_shaping and first == "sqlite_master" and action == apsw.SQLITE_INSERT)
+            return apsw.SQLITE_OK if is_theirs else self._deny(f"{first} is not a replicated table")
+        if database == "temp" and action in SHAPING:
+            return self._authorize_local(action, str(first), second)
         if action == apsw.SQLITE_FUNCTION:
             return apsw.SQLITE_DENY if second == "load_extension" else apsw.SQLITE_OK
         if action == apsw.SQLITE_PRAGMA:
-            return apsw.SQLITE_OK if first in _READABLE_PRAGMAS else apsw.SQLITE_DENY
+            if first in _READABLE_PRAGMAS:
+                return apsw.SQLITE_OK
+            return self._deny(f"PRAGMA {first} is not allowed here: klal keeps the settings of its file")
+        return self._deny("this SQL is not allowed here")
+
+    def _authorize_local(self, action: int, name: str, on: str | None) -> int:
+        """Deny local objects that would hide what is klal's or replicated, or listen to klal's own tables."""
+        if action == apsw.SQLITE_CREATE_TEMP_TRIGGER:
+            return self._deny(f"{on} is klal's own") if on is not None and is_reserved(on) else apsw.SQLITE_OK
+        if fold(name) in self._catalog.by_name:
+            return self._deny(f"{name} is a replicated table, which a local one of that name would hide")
+        # SQLite itself names the index of a key.
+        if is_reserved(name) and action not in (apsw.SQLITE_CREATE_TEMP_INDEX, apsw.SQLITE_DROP_TEMP_INDEX):
+            return self._deny(f"name {name} is reserved: it begins with klal_ or sqlite_")
+        return apsw.SQLITE_OK
+
+    def _deny(self, why: str) -> int:
+        self._denied = why
         return apsw.SQLITE_DENY
+
+    def shape(self, sql: str) -> Outcome:
+        """Make or drop a local object: in this connection's temp schema, and in no change."""
+        self._is_shaping = True
+        try:
+            self.run_quietly(sql, ())
+        finally:
+            self._is_shaping = False
+        self._plans.clear()
+        self.capture.meet_locals()
+        return Outcome(0, (), [])
 
     # -- DDL -------------------------------------------------------------------------
 
@@ -283,28 +359,27 @@ class Writer:
         """
         word = "ALTER" if first_word(sql) == "ALTER" else "CREATE"
         try:
-            if word == "CREATE":
-                self._create(sql)
-            else:
-                table_name, column = added_column(sql, self._catalog.definitions())
-                table = self._catalog.named(table_name)
-                check_addable(column)
-                if len(table.columns) >= TABLE_COLUMN_COUNT_GROWN_MAX:
-                    raise UsageError(
-                        f"table {table.name} has {len(table.columns)} columns, which is as wide as one may grow"
-                    )
-                self._catalog.declare_column(table.table_id, column)
-                self._acts.append(AddColumn(table.table_id, column))
-                self.capture.retable(self._catalog.by_id[table.table_id])
+            with put_aside(self._connection):
+                self._create(sql) if word == "CREATE" else self._add_column(sql)
         except RefusedError as error:
             raise UsageError(error.message) from error
         self._plans.clear()
         return Outcome(0, (), [])
 
+    def _add_column(self, sql: str) -> None:
+        table_name, column = added_column(sql, self._catalog.definitions())
+        table = self._catalog.named(table_name)
+        check_addable(column)
+        if len(table.columns) >= TABLE_COLUMN_COUNT_GROWN_MAX:
+            raise UsageError(f"table {table.name} has {len(table.columns)} columns, which is as wide as one may grow")
+        self._catalog.declare_column(table.table_id, column)
+        self._acts.append(AddColumn(table.table_id, column))
+        self.capture.retable(self._catalog.by_id[table.table_id])
+
     def _create(self, sql: str) -> None:
-        kind = [word for word in words_of(sql)[:5] if word in ("TABLE", "INDEX", "VIEW", "TRIGGER")]
+        kind = [word for word in words_of(sql)[:5] if word == "TABLE" or word in _LASTING]
         if kind[:1] != ["TABLE"]:
-            raise UsageError(f"CREATE {kind[0] if kind else '...'} is not replicated by this version")
+            raise UsageError(_LASTING[kind[0]] if kind else "of CREATE, only CREATE TABLE is replicated")
         definition = created_table(sql, self._catalog.definitions())
         if definition is None:
             return
