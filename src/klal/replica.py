@@ -22,6 +22,7 @@ from klal.reports import (
     Conflict,
     Coverage,
     Finished,
+    ForeignWrite,
     Holders,
     LogEntry,
     MemberStatus,
@@ -34,7 +35,8 @@ from klal.reports import (
     Traffic,
     Verified,
 )
-from klal.rules.merge import ChangeRef
+from klal.rules.merge import ChangeRef, same
+from klal.store.behind import Finding, shown
 from klal.store.bulk import insert_many
 from klal.store.catalog import Table
 from klal.store.checks import check_store
@@ -408,6 +410,8 @@ class Replica:
             IncompleteError: Not complete here; `.waiting_for` names members and reasons.
         """
         with self._store.reading():
+            if not self.read_only:
+                self._store.behind.require_clean()
             survey = self._survey()
             number = survey.epoch_to_close() if epoch is None else epoch
             certificate = self._store.certificate(number)
@@ -418,6 +422,33 @@ class Replica:
                     f"epoch {number} is not complete here: it waits for {names}", waiting_for=waiting, epoch=number
                 )
             return Closed(number, certificate, survey.epoch_state(number))
+
+    # -- writes behind klal's back -------------------------------------------------------
+
+    def foreign_writes(self) -> list[ForeignWrite]:
+        """Return what another program wrote to this file, row by row: found by applying all of history again.
+
+        After a clean close nothing needs to be looked for. Otherwise klal looks by itself before
+        its first write and before it syncs, finishes or closes an epoch.
+        """
+        return [_foreign_write(found) for found in self._store.find_foreign()]
+
+    def adopt(self) -> Result:
+        """Make all rows that another program wrote one change of mine, which merges as any other.
+
+        Those with an obstacle stay as they are: `foreign_writes` says why, and `undo` takes them back.
+        """
+        return self._settle_foreign("adopt")
+
+    def undo(self) -> Result:
+        """Put all rows that another program wrote back as history says, and drop its indexes, triggers and views."""
+        return self._settle_foreign("undo")
+
+    def _settle_foreign(self, how: str) -> Result:
+        if self._store.in_transaction:
+            raise UsageError(f"{how} cannot run inside a transaction")
+        count, change = self._store.settle_foreign(is_adopting=how == "adopt")
+        return Result(count, self._change_id(change))
 
     # -- proof and copies ----------------------------------------------------------------
 
@@ -444,6 +475,20 @@ class Replica:
 
     def __repr__(self) -> str:
         return f"<klal.Replica {str(self.path)!r} of {self.space_name!r}, member {self.member_name!r}>"
+
+
+def _foreign_write(found: Finding) -> ForeignWrite:
+    table, before, after = found.table, found.before, found.after
+    if table is None:
+        return ForeignWrite(found.kind, found.name, (), None, None, found.obstacle)
+    positions = list(range(len(table.columns)))
+    if before is not None and after is not None:
+        positions = [p for p in positions if not same(before[p], after[p])]
+    sides = [
+        None if row is None else {table.columns[p].name: shown(row[p]) for p in positions} for row in (before, after)
+    ]
+    key = tuple(shown(value) for value in found.key)
+    return ForeignWrite(found.kind, found.name, key, sides[0], sides[1], found.obstacle)
 
 
 def _traffic(parts: Iterable[Any]) -> Traffic:

@@ -594,6 +594,42 @@ def _verify(file: Path, out: Output) -> dict[str, Any]:
 
 
 @app.command()
+def behind(
+    file: File,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Make the rows one change of mine.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Put the rows back as history says.")] = False,
+    as_json: Json = False,
+) -> int:
+    """List what another program wrote to the tables, past klal.
+
+    Until it is adopted or undone, nothing is synced, finished or closed here.
+    """
+    from klal.cli import render
+    from klal.cli.text import counted, short_change, shown
+
+    out = Output(as_json=as_json)
+    if adopt and undo:
+        raise UsageError("what was written can be adopted or undone, not both")
+    with _open(file) as replica:
+        if not (adopt or undo):
+            report = [item.to_json() for item in replica.foreign_writes()]
+            out.answer(report, lambda out: out.draw(render.foreign_writes(report)))
+            return Exit.DONE
+        result = replica.adopt() if adopt else replica.undo()
+        left = [item.obstacle for item in replica.foreign_writes()]
+    change = None if result.change is None else str(result.change)
+
+    def draw(out: Output) -> None:
+        done = f"adopted, change {short_change(change)}" if change else "adopted" if adopt else "put back"
+        out.say(f"{counted(result.row_count, 'row')} {done}")
+        for sentence in left:
+            out.say(Text.assemble(("still there: ", "bold yellow"), shown(sentence)))
+
+    out.answer({**result.to_json(), "left": left}, draw)
+    return Exit.DONE
+
+
+@app.command()
 def backup(
     file: File,
     to: Annotated[Path, typer.Argument(metavar="TO", dir_okay=False, help="A new path.")],

@@ -263,6 +263,29 @@ def _claim(claim: Json, style: str) -> Text:
     )
 
 
+def foreign_writes(items: Sequence[Json]) -> RenderableType:
+    """Return what another program wrote, row by row, and why some of it cannot be adopted."""
+    if not items:
+        return Text("the tables are what history says")
+    made = table("table", "key", "column", "history says", "here")
+    for item in items:
+        key = ", ".join(shown(value) for value in item["key"])
+        before, after = item["before"], item["after"]
+        if item["kind"] == "updated":
+            for name in after:
+                made.add_row(shown(item["table"]), key, shown(name), shown(before[name]), shown(after[name]))
+        elif item["kind"] != "schema":
+            made.add_row(shown(item["table"]), key, Text(item["kind"], style="bold"), _row(before), _row(after))
+    obstacles = [
+        Text.assemble(("not adoptable: ", "bold yellow"), shown(i["obstacle"])) for i in items if i["obstacle"]
+    ]
+    return Group(*([made] if made.row_count else []), *obstacles)
+
+
+def _row(cells: Json | None) -> Text:
+    return Text("-", style="dim") if cells is None else Text(", ".join(map(shown, cells.values())))
+
+
 def log(items: Sequence[Json], *, now_unix_ms: int) -> RenderableType:
     """Return changes, newest first."""
     if not items:

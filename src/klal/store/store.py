@@ -27,9 +27,10 @@ from klal.model.ticket import TICKET_SIZE_MAX, Ticket, encode_ticket
 from klal.ports import Clock, Entropy
 from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier
+from klal.store.behind import Behind, Finding
 from klal.store.catalog import Catalog
 from klal.store.epochs import Epochs
-from klal.store.file import create_file, translate, translated
+from klal.store.file import alone, create_file, is_as_left, mark_left, translate, translated
 from klal.store.history import STATE_HELD, History, Log
 from klal.store.home import Fence, Home, Identity
 from klal.store.intake import Intake
@@ -73,7 +74,9 @@ class Store:
         self.writer = Writer(
             connection, self.history, self.catalog, self.rows, self.applier, world.clock, world.entropy, path
         )
+        self.behind = Behind(connection, self.history, self.catalog, self.applier, path)
         self._data_version = -1
+        self._token: str | None = None
         self._is_fenced = False
         self._is_closed = False
         self._depth = 0
@@ -91,6 +94,8 @@ class Store:
         self.identity = self._find_identity()
         if self.identity is not None:
             self.writer.capture.start()
+            # Asked after the first read: whoever commits from here on is noticed by the data version.
+            self.behind.is_suspect = not self._is_as_left()
 
     # -- the file's own words ------------------------------------------------------------
 
@@ -126,6 +131,7 @@ class Store:
 
     def refresh(self) -> None:
         """Read again everything kept in memory; another process may have written."""
+        version = self.connection.data_version()
         own_log = self._meta("own_log")
         self.history.load(own_log)
         self.catalog.load()
@@ -138,7 +144,26 @@ class Store:
         self.writer.own = None
         if own_log is not None:
             self._load_own(self.history.logs[own_log])
-        self._data_version = self.connection.data_version()
+        self._token = self._meta("fence")
+        is_first, self._data_version = self._data_version < 0, self.connection.data_version()
+        if self._data_version != version and not is_first:
+            self.behind.others_wrote(is_klal=False)  # Outside of a transaction, while this read.
+
+    def _catch_up(self) -> None:
+        """Read again what another connection has committed, and note whether that was klal.
+
+        It was if history grew, or a writer has passed the fence. What of it was another program's
+        nobody can tell, so that is left unsure.
+        """
+        before = self.history.lsn_max, self._token
+        self.refresh()
+        self.behind.others_wrote(is_klal=before != (self.history.lsn_max, self._token))
+
+    def _is_as_left(self) -> bool:
+        """True when the file lies as klal's last close left it, so that its tables are what history says."""
+        own = self.writer.own
+        fence = None if own is None else self._home.fence(self.space_id, own.log.log_id)
+        return fence is not None and fence.token == self._token and is_as_left(self.path, fence.left)
 
     def _load_own(self, log: Log) -> None:
         unix_ms = counter = 0
@@ -216,8 +241,10 @@ class Store:
             raise translate(error, self.path) from error
         try:
             if self.connection.data_version() != self._data_version:
-                self.refresh()
+                self._catch_up()
                 self._is_fenced = self._is_fenced and self._fence_agrees()
+            if self.behind.is_suspect:
+                self.behind.check()
         except BaseException:
             self._undo()
             raise
@@ -233,7 +260,7 @@ class Store:
             # The first read takes the snapshot; memory is then made to agree with it.
             self._meta("space_id")
             if self.connection.data_version() != self._data_version:
-                self.refresh()
+                self._catch_up()
             yield
         except apsw.Error as error:
             raise translate(error, self.path) from error
@@ -243,6 +270,8 @@ class Store:
     def commit(self) -> ChangeRef | None:
         """Append what the transaction did and commit all of it; return the change, if any."""
         try:
+            if self.behind.found:
+                self.behind.refuse_touched(self.writer.capture)
             change = self.writer.flush()
             own = self.writer.own
             if own is not None and change is not None and (own.log.length % SEAL_EVERY_COUNT) == 0:
@@ -280,12 +309,16 @@ class Store:
         self._depth = 1
         try:
             if connection.data_version() != self._data_version:
-                self.refresh()
+                self._catch_up()
+                if self.behind.is_suspect:
+                    self.behind.check()
                 if not self._fence_agrees():
                     self._is_fenced = False
                     self.rollback()
                     self.begin()
             row_count = writer.run_quietly(sql, bindings)
+            if self.behind.found:
+                self.behind.refuse_touched(writer.capture)
             change = writer.flush_insert() or writer.flush()
             if change is not None and not (change.seq + 1) % SEAL_EVERY_COUNT:
                 self._seal()
@@ -356,6 +389,7 @@ class Store:
         token = self._world.entropy.token(_TOKEN_SIZE).hex()
         self._home.save_fence(self.space_id, own.log.log_id, self._fence(token, self._place))
         self._set_meta("fence", token)
+        self._token = token
         self._set_meta("member_id", self.member_id)
         self._is_fenced = True
 
@@ -485,6 +519,7 @@ class Store:
         return total
 
     def _apply_batch(self) -> int:
+        self.behind.require_clean()
         count = 0
         progress = True
         while progress and count < _APPLY_BATCH_COUNT:
@@ -620,6 +655,42 @@ class Store:
         self._after_apply(own.log, acts)
         return change
 
+    # -- writes behind klal's back -------------------------------------------------------
+
+    def require_clean(self) -> None:
+        """Return if the tables are what history says, looking where that is not known.
+
+        Raises:
+            ForeignWritesError: They are not.
+        """
+        with self.reading():
+            self.behind.require_clean()
+
+    def find_foreign(self) -> list[Finding]:
+        """Compare the tables with history, and return what another program wrote."""
+        with self.reading():
+            self.behind.check()
+        return self.behind.found
+
+    def settle_foreign(self, *, is_adopting: bool) -> tuple[int, ChangeRef | None]:
+        """Make what another program wrote a change of this member's, or take it back; return (rows, change)."""
+        self.begin()
+        try:
+            self.behind.check()
+            settle = self.behind.adopt if is_adopting else self.behind.undo
+            count = settle(self.writer.capture)
+            change = self.commit()
+        except apsw.Error as error:
+            self.rollback()
+            self.behind.is_suspect = True
+            raise translate(error, self.path) from error
+        except BaseException:
+            if self.in_transaction:
+                self.rollback()
+            self.behind.is_suspect = True
+            raise
+        return count, change
+
     # -- acts of this member -------------------------------------------------------------
 
     def invite(self, use_count_max: int) -> str:
@@ -665,6 +736,7 @@ class Store:
     def finish(self) -> int:
         """Append this member's Close of the epoch it writes in, and return that epoch (EPO-1)."""
         with self.writing(durable=True):
+            self.behind.require_clean()
             epoch = self.writer.epoch
             with paused(self.writer.capture):
                 self._append_acts(Close(epoch))
@@ -712,13 +784,25 @@ class Store:
             self.connection.close()
 
     def _release_fence(self) -> None:
-        """Say that the log is written no more for now: from here on its last seal tells copies apart."""
+        """Say that the log is written no more for now, and how the file is left.
+
+        From here on its last seal tells copies apart, and its time tells whether anybody wrote.
+        """
         own = self.writer.own
-        if not self._is_fenced or own is None:
+        fence = None if own is None else self._home.fence(self.space_id, own.log.log_id)
+        if own is None or fence is None or fence.token != self._token or fence.place not in ("", self._place):
             return
-        fence = self._home.fence(self.space_id, own.log.log_id)
-        if fence is not None and (fence.token, fence.place) == (self._meta("fence"), self._place):
-            self._home.save_fence(self.space_id, own.log.log_id, replace(fence, place=""))
+        is_left = self.behind.is_known and is_as_left(self.path, fence.left)
+        left = fence.left if is_left else self._mark_left()
+        now = replace(fence, place="" if self._is_fenced else fence.place, left=left)
+        if now != fence:
+            self._home.save_fence(self.space_id, own.log.log_id, now)
+
+    def _mark_left(self) -> tuple[int, int] | None:
+        """Leave the file so that any later write shows; None where it is open elsewhere, or is not known."""
+        if not self.behind.is_known or alone(self.connection) != self._data_version:
+            return None
+        return mark_left(self.path)
 
 
 def opened_store(connection: Connection, path: Path, home: Home, world: World, member_name: str | None) -> Store:
@@ -781,6 +865,7 @@ def _make(
                 _write_genesis(connection, ticket, genesis.space_id)
         home.save_identity(genesis.space_id, identity)
         store = Store(connection, path, home, world, identity.name)
+        store.behind.is_suspect = False  # Nobody but this has ever written it.
         begin(store)
         store.seal()
     except BaseException:
