@@ -519,7 +519,7 @@ class Store:
         return total
 
     def _apply_batch(self) -> int:
-        self.behind.require_clean()
+        self.behind.require_clean()  # T40: a merge would write over what another program wrote.
         count = 0
         progress = True
         while progress and count < _APPLY_BATCH_COUNT:
@@ -656,15 +656,6 @@ class Store:
         return change
 
     # -- writes behind klal's back -------------------------------------------------------
-
-    def require_clean(self) -> None:
-        """Return if the tables are what history says, looking where that is not known.
-
-        Raises:
-            ForeignWritesError: They are not.
-        """
-        with self.reading():
-            self.behind.require_clean()
 
     def find_foreign(self) -> list[Finding]:
         """Compare the tables with history, and return what another program wrote."""
