@@ -14,7 +14,18 @@ from klal import errors
 from klal.api import check_certificate_file, create, join, open  # noqa: A004 - klal.open, as one says gzip.open
 from klal.model.certificate import Certificate
 from klal.replica import Replica
-from klal.reports import ChangeId, Closed, Conflict, Coverage, Missing, Progress, Status, SyncReport
+from klal.reports import (
+    ChangeId,
+    Closed,
+    Conflict,
+    Coverage,
+    Event,
+    ForeignWrite,
+    Missing,
+    Progress,
+    Status,
+    SyncReport,
+)
 
 __all__ = [
     "Certificate",
@@ -22,6 +33,8 @@ __all__ = [
     "Closed",
     "Conflict",
     "Coverage",
+    "Event",
+    "ForeignWrite",
     "Missing",
     "Progress",
     "Replica",

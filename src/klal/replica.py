@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,6 +48,7 @@ from klal.store.writer import Outcome as SqlOutcome
 from klal.survey import Survey
 from klal.sync.drive import Outcome, drive
 from klal.sync.station import Station
+from klal.watch import AsyncWatch, LiveQuery, Since, Watch
 
 Connect = Callable[[str], Station]
 OnProgress = Callable[[Progress], None]
@@ -65,6 +67,7 @@ class Replica:
         self._store = store
         self._connect = connect
         self._is_in_block = False
+        self._conflict_watches: list[_ConflictWatch] = []
 
     # -- identity ------------------------------------------------------------------------
 
@@ -257,6 +260,75 @@ class Replica:
     def _change_id(self, change: ChangeRef | None) -> ChangeId | None:
         return None if change is None else ChangeId(self._store.history.logs[change.log].log_id, change.seq)
 
+    # -- live ----------------------------------------------------------------------------
+
+    def watch(
+        self,
+        sql: str,
+        parameters: Sequence[Value] | Mapping[str, Value] = (),
+        *,
+        since: Since | None = None,
+        timeout: float | None = None,
+    ) -> Watch:
+        """Return an iterator of what changes in the rows of a SELECT, from now on or since a change.
+
+        `.rows` are those of the beginning, and `.poll()` looks without waiting. Changes of another
+        process on this file are noticed within `klal.watch.POLL_S` seconds. It ends when the replica is closed.
+
+        Args:
+            since: An event's `heads`, to go on after a restart: the first event then holds what changed
+                meanwhile. A single change stands for the state that it had seen.
+            timeout: End after this many seconds without an event; 0 gives what is there already.
+
+        Raises:
+            UsageError: Not a SELECT, or a `since` that is not applied here.
+        """
+        return Watch(self._live_query(sql, parameters, since), timeout)
+
+    def watch_async(
+        self,
+        sql: str,
+        parameters: Sequence[Value] | Mapping[str, Value] = (),
+        *,
+        since: Since | None = None,
+        timeout: float | None = None,
+    ) -> AsyncWatch:
+        """Return an asynchronous iterator as `watch` gives a plain one.
+
+        What this process commits wakes it at once. The loop must run on the thread that uses the replica.
+        """
+        return AsyncWatch(self._live_query(sql, parameters, since), timeout)
+
+    def _live_query(
+        self, sql: str, parameters: Sequence[Value] | Mapping[str, Value], since: Since | None
+    ) -> LiveQuery:
+        if self._store.in_transaction:
+            raise UsageError("a watch cannot begin inside a transaction")
+        return LiveQuery(self._store, sql, parameters, since)
+
+    def on_conflict(self, callback: Callable[[list[Conflict]], None]) -> Callable[[], None]:
+        """Have `callback` called with the new conflicts after a sync or finish has merged and committed them.
+
+        What it raises passes through to whoever called `sync` or `finish`; everything is committed
+        before, and it is not called again for the same ones.
+
+        Returns:
+            A function that ends it.
+        """
+        watch = _ConflictWatch(callback, {_entry_of(conflict) for conflict in self.conflicts()})
+        self._conflict_watches.append(watch)
+        return lambda: self._conflict_watches.remove(watch)
+
+    def _tell_conflicts(self) -> None:
+        if not self._conflict_watches:
+            return
+        conflicts = self.conflicts()
+        for watch in tuple(self._conflict_watches):
+            new = [conflict for conflict in conflicts if _entry_of(conflict) not in watch.seen]
+            watch.seen = {_entry_of(conflict) for conflict in conflicts}
+            if new:
+                watch.callback(new)
+
     # -- exchange ------------------------------------------------------------------------
 
     def sync(
@@ -283,7 +355,10 @@ class Replica:
         if self._store.identity is None:
             raise ReadOnlyError(f"{self.path} is read-only here: the key of its member is not at hand")
         only_gave: list[str] = []
-        outcomes = [self._sync_one(str(remote), progress, byte_count_max, only_gave) for remote in remotes]
+        try:
+            outcomes = [self._sync_one(str(remote), progress, byte_count_max, only_gave) for remote in remotes]
+        finally:
+            self._tell_conflicts()
         return SyncReport(
             _traffic([outcome.sent for outcome in outcomes]),
             _traffic([outcome.received for outcome in outcomes]),
@@ -392,6 +467,7 @@ class Replica:
             self._survey().check_may_finish(alone=alone)
         store.enter_if_waiting(is_writing=True)
         epoch = store.finish()
+        self._tell_conflicts()
         member_id = store.member_id
         logs = tuple(
             (log.log_id, log.length)
@@ -475,6 +551,19 @@ class Replica:
 
     def __repr__(self) -> str:
         return f"<klal.Replica {str(self.path)!r} of {self.space_name!r}, member {self.member_name!r}>"
+
+
+@dataclass(eq=False, slots=True)
+class _ConflictWatch:
+    """Who is told of conflicts, and which are known to them."""
+
+    callback: Callable[[list[Conflict]], None]
+    seen: set[tuple[object, ...]]
+
+
+def _entry_of(conflict: Conflict) -> tuple[object, ...]:
+    """Return what names a conflict entry, whichever value wins over it meanwhile."""
+    return conflict.table, conflict.key, conflict.column, conflict.loser.change
 
 
 def _foreign_write(found: Finding) -> ForeignWrite:

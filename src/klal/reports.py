@@ -412,6 +412,30 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """Rows of a watched query that came and went.
+
+    Shape:
+        added, removed: rows of the query; a row that changed is in both.
+        change: the newest change that is shown.
+        heads: changes that have seen everything that is shown, usually one: pass them as `since`.
+    """
+
+    added: Rows
+    removed: Rows
+    change: ChangeId
+    heads: tuple[ChangeId, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "change": str(self.change),
+            "heads": [str(head) for head in self.heads],
+            "removed": self.removed.to_json(),
+            "added": self.added.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ForeignWrite:
     """A row, or an object of the schema, that another program wrote behind klal's back.
 

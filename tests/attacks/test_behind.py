@@ -317,15 +317,11 @@ def test_a_write_that_is_still_in_the_write_ahead_log_shows(space):
 
 def test_a_file_that_is_open_elsewhere_at_the_close_is_not_called_unwritten(space):
     """T40: the other's writes may reach the file before and after, and no time tells."""
+    script = _OTHER.replace(
+        "for statement", "connection.execute(sys.argv.pop(2)).fetchall()\nprint(flush=True)\ninput()\nfor statement"
+    )
     reader = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
-            " c.execute('SELECT * FROM bird').fetchall(); print(flush=True); input();"
-            " c.execute(\"UPDATE bird SET mass = 99 WHERE id = 'a'\"); c.close()",
-            str(space.path),
-        ],
+        [sys.executable, "-c", script, str(space.path), "SELECT * FROM bird", THREE[0]],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

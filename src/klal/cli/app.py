@@ -429,6 +429,44 @@ def conflicts(file: File, as_json: Json = False) -> int:
     return Exit.DONE
 
 
+@app.command()
+def watch(
+    file: File,
+    query: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT.")],
+    since: Annotated[
+        list[str] | None,
+        typer.Option("--since", metavar="CHANGE", help="Begin with what changed since; give all heads of an event."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Leave after the first event.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="S", min=0, help="Leave after S seconds without an event.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Print which rows of a query come and go, as changes arrive.
+
+    Changes of any program that writes through klal are shown, until it is interrupted.
+    """
+    from klal.cli import render
+    from klal.cli.text import rows_as_objects
+
+    out = Output(as_json=as_json)
+    is_empty = True
+    with _open(file) as replica:
+        heads = None if since is None else [_full_change(replica, change) for change in since]
+        for event in replica.watch(query, since=heads, timeout=timeout):
+            is_empty = False
+            if as_json:
+                ways = {way: rows_as_objects(event.added.columns, getattr(event, way)) for way in ("removed", "added")}
+                out.json_line({**event.to_json(), **ways})
+            else:
+                render.event(out, event)
+            sys.stdout.flush()
+            if once:
+                break
+    return Exit.INCOMPLETE if once and is_empty else Exit.DONE
+
+
 # --- closing the books -----------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from klal.cli.output import Output
 from klal.cli.text import aged, counted, listed, short_change, shown, sized
+from klal.reports import Event
 
 Json = Mapping[str, Any]
 
@@ -260,6 +261,16 @@ def _claim(claim: Json, style: str) -> Text:
         (shown(value), "dim" if value is None else style),
         f"\n{shown(claim['member'])} ",
         (short_change(change) if change else "", "dim"),
+    )
+
+
+def event(out: Output, found: Event) -> None:
+    """Print which rows went and which came, and by which change."""
+    out.say(Text.assemble("change ", (short_change(str(found.change)), "bold")))
+    rows(
+        out,
+        ["", *found.added.columns],
+        [*(("-", *row) for row in found.removed), *(("+", *row) for row in found.added)],
     )
 
 

@@ -78,8 +78,9 @@ class Store:
         self._data_version = -1
         self._token: str | None = None
         self._is_fenced = False
-        self._is_closed = False
+        self.is_closed = False
         self._depth = 0
+        self._listeners: list[Callable[[], object]] = []
         found = path.stat()
         self._place = f"{found.st_dev}:{found.st_ino}"
         self._synchronous = "normal"
@@ -288,7 +289,18 @@ class Store:
         self._data_version = self.connection.data_version()
         if self._synchronous == "full":
             self._set_synchronous("normal")
+        if self._listeners:
+            self._tell()
         return change
+
+    def listen(self, told: Callable[[], object]) -> Callable[[], None]:
+        """Call `told` after every commit of this store and when it is closed; return what ends that."""
+        self._listeners.append(told)
+        return lambda: self._listeners.remove(told)
+
+    def _tell(self) -> None:
+        for told in tuple(self._listeners):
+            told()
 
     @property
     def is_ready(self) -> bool:
@@ -332,6 +344,8 @@ class Store:
         self._depth = 0
         writer.clear()
         self._data_version = connection.data_version()
+        if self._listeners:
+            self._tell()
         return row_count, change
 
     @contextmanager
@@ -356,7 +370,7 @@ class Store:
             self.rollback()
 
     def _undo(self) -> None:
-        if not self._is_closed and self.connection.in_transaction:
+        if not self.is_closed and self.connection.in_transaction:
             self.connection.execute("ROLLBACK -- klal")
 
     @property
@@ -761,7 +775,7 @@ class Store:
 
     def close(self) -> None:
         """Seal what is not sealed and release the file."""
-        if self._is_closed:
+        if self.is_closed:
             return
         try:
             if self.in_transaction:
@@ -771,8 +785,9 @@ class Store:
                     self.seal()
                     self._release_fence()
         finally:
-            self._is_closed = True
+            self.is_closed = True
             self.connection.close()
+            self._tell()
 
     def _release_fence(self) -> None:
         """Say that the log is written no more for now, and how the file is left.

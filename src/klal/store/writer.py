@@ -189,12 +189,25 @@ class Writer:
             return True
         if words[:1] == ["CREATE"] and "TEMP" not in words:
             return False
-        self._asked = []
+        asked: list[tuple[int, str | None]] = []
+        self._asked = asked
         try:
             self._prepared(sql)
-            return is_local(self._asked)
         finally:
             self._asked = None
+        return is_local(asked)
+
+    def tables_read(self, sql: str) -> set[str]:
+        """Return the names of the tables of the file that a query reads, through whatever views.
+
+        Asked of the program that SQLite makes of it: the authorizer is not told of a table that
+        is only joined by USING.
+        """
+        nothing = apsw._null_bindings  # type: ignore[attr-defined] # noqa: SLF001 - as apsw.ext does
+        steps = self._connection.execute(f"EXPLAIN {sql}", nothing).fetchall()
+        roots = {p2 for _, opcode, _, p2, p3, *_ in steps if opcode in ("OpenRead", "ReopenIdx") and p3 == 0}
+        tables = self._connection.execute("SELECT rootpage, tbl_name FROM main.sqlite_schema").fetchall()
+        return {name for root, name in tables if root in roots}
 
     def _is_readonly(self, sql: str) -> bool:
         return self._prepared(sql)[1]
