@@ -198,6 +198,7 @@ def test_an_asynchronous_watch_wakes_at_once_and_holds_nothing_up(fleet, monkeyp
     monkeypatch.setattr(klal.watch, "POLL_S", 3600)
     ana = fleet["ana"]
     order = []
+    late = ana.watch_async(ALL)
 
     async def consume(watch):
         async for event in watch:
@@ -213,9 +214,12 @@ def test_an_asynchronous_watch_wakes_at_once_and_holds_nothing_up(fleet, monkeyp
             await asyncio.sleep(0)
         with ana.transaction():
             ana.execute("DELETE FROM bird WHERE id = 'a'")
+            asker = asyncio.ensure_future(anext(late))
             for _ in range(5):
                 await asyncio.sleep(0)
             assert len(order) == 2
+            assert not asker.done()
+        assert told(await asker) == ([("a", 1)], [("c", 3)])
 
     async def main():
         async with asyncio.timeout(30):
