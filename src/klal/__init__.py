@@ -25,6 +25,7 @@ from klal.reports import (
     Progress,
     Status,
     SyncReport,
+    Violation,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Replica",
     "Status",
     "SyncReport",
+    "Violation",
     "check_certificate_file",
     "create",
     "errors",

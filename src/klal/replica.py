@@ -35,16 +35,16 @@ from klal.reports import (
     SyncReport,
     Traffic,
     Verified,
+    Violation,
 )
-from klal.rules.merge import ChangeRef, same
+from klal.rules.merge import same
 from klal.store.behind import Finding, shown
 from klal.store.bulk import insert_many
 from klal.store.catalog import Table
 from klal.store.checks import check_store
 from klal.store.copy import backup_to
-from klal.store.declare import words_of
+from klal.store.sqltext import words_of
 from klal.store.store import Store
-from klal.store.writer import Outcome as SqlOutcome
 from klal.survey import Survey
 from klal.sync.drive import Outcome, drive
 from klal.sync.station import Station
@@ -52,6 +52,7 @@ from klal.watch import AsyncWatch, LiveQuery, Since, Watch
 
 Connect = Callable[[str], Station]
 OnProgress = Callable[[Progress], None]
+Ran = tuple[int, tuple[str, ...], Sequence[tuple[Value, ...]]]  # What a statement did: a store's `Outcome`.
 
 
 class Replica:
@@ -131,26 +132,25 @@ class Replica:
         """
         writer = self._store.writer
         plan = writer.plan(sql)
+        if plan == "write":
+            return self._stepped(writer.run_quietly, sql, parameters)
         if plan == "read":
             outcome = self._store.run_read(sql, parameters)
             return Result(0, None, outcome.columns, outcome.rows)
-        if plan not in ("write", "returning", "ddl", "local"):
-            return self._transact(plan, sql)
-        if plan == "write" and self._store.is_ready and not self._is_in_block:
-            row_count, change = self._store.run_step(sql, parameters)
-            return Result(row_count, self._change_id(change))
+        if plan == "returning":
+            return self._stepped(writer.run, sql, parameters)
         if plan == "ddl":
-            return self._stepped(lambda: writer.declare(sql))
+            return self._stepped(lambda text, _: writer.declare(text), sql, ())
         if plan == "local":
-            return self._stepped(lambda: writer.shape(sql))
-        return self._stepped(lambda: writer.run(sql, parameters, gives_rows=plan == "returning"))
+            return self._stepped(lambda text, _: writer.shape(text), sql, ())
+        return self._transact(plan, sql)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Value] | Mapping[str, Value]]) -> Result:
         """Run one INSERT, UPDATE or DELETE for each row of parameters, as one change."""
         writer = self._store.writer
         if writer.plan(sql) not in ("write", "returning"):
             raise UsageError("executemany wants an INSERT, UPDATE or DELETE")
-        return self._stepped(lambda: writer.run_many(sql, rows))
+        return self._stepped(writer.run_many, sql, rows)
 
     def insert_many(
         self, table: str, rows: Iterable[Sequence[Value] | Mapping[str, Value]], *, columns: Sequence[str] | None = None
@@ -167,7 +167,9 @@ class Replica:
         """
         store = self._store
         return self._stepped(
-            lambda: insert_many(store.connection, store.writer, store.catalog.named(table), rows, columns)
+            lambda name, given: insert_many(store.connection, store.writer, store.catalog.named(name), given, columns),
+            table,
+            rows,
         )
 
     def query(self, sql: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> Rows:
@@ -229,36 +231,35 @@ class Replica:
         if not store.in_transaction:
             raise UsageError(f"{word} outside a transaction")
         if word in ("COMMIT", "END"):
-            return Result(0, self._change_id(store.commit()))
+            seq = store.commit()
+            return Result(0, None if seq is None else ChangeId(self.log_id, seq))
         if word == "ROLLBACK" and "TO" not in words:
             store.rollback()
             return nothing
         store.writer.savepoint(sql, word)
         return nothing
 
-    def _stepped(self, work: Callable[[], SqlOutcome]) -> Result:
+    def _stepped(self, work: Callable[[str, Any], Ran], what: str, values: Any) -> Result:
         """Run one statement's work: in a transaction of its own, or as part of the open one."""
         store = self._store
-        self._check_block()
+        if self._is_in_block:
+            self._check_block()
         if store.in_transaction:
             try:
-                outcome = work()
+                row_count, columns, rows = work(what, values)
             finally:
                 store.check_ended()
-            return Result(outcome.row_count, None, outcome.columns, outcome.rows)
+            return Result(row_count, None, columns, rows)
         if store.is_returning:
             store.enter_if_waiting(is_writing=True)
         store.begin()
         try:
-            outcome = work()
+            row_count, columns, rows = work(what, values)
         except BaseException:
             store.rollback()
             raise
-        change = self._change_id(store.commit())
-        return Result(outcome.row_count, change, outcome.columns, outcome.rows)
-
-    def _change_id(self, change: ChangeRef | None) -> ChangeId | None:
-        return None if change is None else ChangeId(self._store.history.logs[change.log].log_id, change.seq)
+        seq = store.commit()
+        return Result(row_count, None if seq is None else ChangeId(self.log_id, seq), columns, rows)
 
     # -- live ----------------------------------------------------------------------------
 
@@ -438,6 +439,15 @@ class Replica:
         with self._store.reading():
             return self._survey().conflicts()
 
+    def violations(self) -> list[Violation]:
+        """Return what stands here though a constraint speaks against it, the same on every replica.
+
+        Merges never stop on a constraint: rows that share a UNIQUE value are shown one at a time,
+        and what breaks a CHECK or FOREIGN KEY stays and is listed. The view klal_violations says it in SQL.
+        """
+        with self._store.reading():
+            return self._survey().violations()
+
     def log(self, *, limit: int | None = None, table: str | None = None) -> list[LogEntry]:
         """Return the changes held here, newest first in the one order all replicas share."""
         with self._store.reading():
@@ -523,8 +533,8 @@ class Replica:
     def _settle_foreign(self, how: str) -> Result:
         if self._store.in_transaction:
             raise UsageError(f"{how} cannot run inside a transaction")
-        count, change = self._store.settle_foreign(is_adopting=how == "adopt")
-        return Result(count, self._change_id(change))
+        count, seq = self._store.settle_foreign(is_adopting=how == "adopt")
+        return Result(count, None if seq is None else ChangeId(self.log_id, seq))
 
     # -- proof and copies ----------------------------------------------------------------
 

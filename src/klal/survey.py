@@ -9,8 +9,23 @@ from __future__ import annotations
 from functools import cached_property
 
 from klal.errors import IncompleteError, UsageError
-from klal.model.acts import Act, Close, CreateTable, Genesis, Invite, Join, decode_acts
+from klal.model.acts import (
+    Act,
+    AddColumn,
+    Close,
+    CreateIndex,
+    CreateTable,
+    CreateView,
+    Drop,
+    DropColumn,
+    Genesis,
+    Invite,
+    Join,
+    Rename,
+    decode_acts,
+)
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
+from klal.model.schema import Value, key_text
 from klal.reports import (
     ChangeId,
     Claim,
@@ -22,6 +37,7 @@ from klal.reports import (
     MemberStatus,
     Missing,
     Status,
+    Violation,
     Waiting,
 )
 from klal.rules.closing import Cut
@@ -278,7 +294,7 @@ class Survey:
             stable_count=stable_count,
             only_here=self._only_here(),
             conflicts=connection.execute("SELECT count(*) FROM klal_conflict").get,
-            violations=0,
+            violations=connection.execute("SELECT count(*) FROM klal_violations").get,
             parked=self._parked(),
             warnings=self._warnings(),
         )
@@ -392,6 +408,21 @@ class Survey:
             )
         return sorted(found, key=lambda c: (c.table, repr(c.key), c.column or "", c.loser.change or ChangeId(b"", 0)))
 
+    def violations(self) -> list[Violation]:
+        """Return every line of klal_violations, with the rows that UNIQUE keeps out of sight."""
+        store = self._store
+        hidden: dict[tuple[str, str], dict[str, Value]] = {}
+        for table in store.catalog.by_id.values():
+            for key, cells in store.rows.hidden(table).items() if store.rows.has_hidden(table) else ():
+                row = dict(zip((info.name for info in table.key), key, strict=True))
+                row.update((info.name, cells.get(info.column_id)) for info in table.values)
+                hidden[table.name, key_text(key)] = row
+        lines = store.connection.execute('SELECT kind, "table", "key", detail FROM klal_violations').fetchall()
+        return [
+            Violation(kind, table, key, detail, hidden.get((table, key)) if kind == "unique" else None)
+            for kind, table, key, detail in sorted(lines, key=lambda line: tuple(map(str, line)))
+        ]
+
     def _claim(self, value: object, ref: ChangeRef | None) -> Claim:
         if ref is None:
             return Claim(value, "", None)  # type: ignore[arg-type]
@@ -455,4 +486,15 @@ def _describe(act: Act) -> str:
             return f"created table {act.definition.name}"
         case Close():
             return f"finished epoch {act.epoch}"
-    return f"added column {act.column.name}"
+        case AddColumn():
+            return f"added column {act.column.name}"
+        case CreateIndex():
+            return f"created index {act.definition.name}"
+        case CreateView():
+            return f"created view {act.definition.name}"
+        case Rename():
+            return f"renamed a {'column' if act.column_id else 'table'} to {act.name}"
+        case DropColumn():
+            return "dropped a column"
+        case Drop():
+            return "dropped a table, index or view"

@@ -31,8 +31,8 @@ from klal.model.header import ACTS_TABLE
 from klal.model.schema import Value, fold
 from klal.reports import ChangeId, Event, Rows
 from klal.rules.merge import ChangeRef
-from klal.store.declare import first_word
 from klal.store.epochs import Replay
+from klal.store.sqltext import first_word
 from klal.store.store import Store
 
 POLL_S = 0.2

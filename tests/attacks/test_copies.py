@@ -309,6 +309,27 @@ def test_two_replicas_of_one_process_on_one_file_see_each_others_work(space):
     space.settle(space.path, by="folder")
 
 
+def test_what_is_read_again_after_a_rollback_is_of_one_moment(space):
+    """T52: a write of another process between two of its reads would be missed, and its line's number used twice."""
+    with space.ana() as one, space.ana() as two:
+        space.write(one)
+        store = one._store
+        load = store.catalog.load
+
+        def load_and_let_the_other_write():
+            store.catalog.load = load
+            load()
+            space.write(two)
+
+        store.catalog.load = load_and_let_the_other_write
+        with pytest.raises(klal.errors.ConstraintError):
+            one.execute("INSERT INTO t SELECT * FROM t")
+        space.write(one)
+        assert {key for (key,) in one.query("SELECT k FROM t")} == space.written
+
+    space.settle(space.path, by="folder")
+
+
 def test_a_file_whose_home_is_lost_is_read_only(space):
     space.write_at(space.path)
     shutil.rmtree(space.home)

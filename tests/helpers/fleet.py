@@ -7,7 +7,7 @@ all the keys, as a file can only be written to where its key is.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -224,6 +224,13 @@ def answers_of(replica: Replica) -> tuple[object, ...]:
         [(certificate.epoch, certificate.hash) for certificate in certificates_of(replica)],
         sorted((m.member_id, m.name) for m in replica.members()),
     )
+
+
+def all_agree(fleet: Fleet, ask: Callable[[Replica], object] = answers_of) -> None:
+    names = fleet.names
+    want = ask(fleet[names[0]])
+    for name in names[1:]:
+        assert ask(fleet[name]) == want, name
 
 
 def certificates_of(replica: Replica) -> list:

@@ -3,7 +3,6 @@ clocks by which it came."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
@@ -14,7 +13,7 @@ from klal.file_station import FileStation
 from klal.replica import Replica
 from klal.rules.merge import ChangeRef
 from klal.sync.station import PartLeaves, PartSlice
-from tests.helpers.fleet import BIRD, Fleet, answers_of, rows_of, scratch
+from tests.helpers.fleet import BIRD, Fleet, all_agree, answers_of, rows_of, scratch
 
 NAMES = ("ana", "ben", "cal", "dan")
 KEYS = ("k1", "k2", "k3")
@@ -106,13 +105,6 @@ def started(fleet: Fleet) -> None:
         fleet.join(name)
     fleet["ana"].executemany("INSERT INTO bird VALUES(?, 0, 'seen by all')", [(key,) for key in KEYS])
     fleet.gather()
-
-
-def all_agree(fleet: Fleet, ask: Callable[[Replica], object] = answers_of) -> None:
-    names = fleet.names
-    want = ask(fleet[names[0]])
-    for name in names[1:]:
-        assert ask(fleet[name]) == want, name
 
 
 @given(steps)

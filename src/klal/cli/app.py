@@ -467,6 +467,20 @@ def watch(
     return Exit.INCOMPLETE if once and is_empty else Exit.DONE
 
 
+@app.command()
+def violations(file: File, as_json: Json = False) -> int:
+    """List what a merge let stand though a constraint speaks against it.
+
+    Rows that share a UNIQUE value are shown one at a time; what breaks a CHECK or a FOREIGN KEY stays.
+    """
+    from klal.cli import render
+
+    with _open(file) as replica:
+        report = [item.to_json() for item in replica.violations()]
+    Output(as_json=as_json).answer(report, lambda out: out.draw(render.violations(report)))
+    return Exit.DONE
+
+
 # --- closing the books -----------------------------------------------------------------------------------------------
 
 

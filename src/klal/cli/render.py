@@ -250,6 +250,23 @@ def conflicts(items: Sequence[Json]) -> RenderableType:
     return made
 
 
+def violations(items: Sequence[Json]) -> RenderableType:
+    """Return each violation; of a row that is out of sight, its values."""
+    if not items:
+        return Text("no violations")
+    made = table("kind", "table", "key", "what", "the row")
+    for item in items:
+        row = item["row"] or {}
+        made.add_row(
+            shown(item["kind"]),
+            shown(item["table"]),
+            shown(item["key"] or ""),
+            shown(item["detail"]),
+            "\n".join(f"{shown(name)} {shown(value)}" for name, value in row.items()),
+        )
+    return made
+
+
 def _key(key: Any) -> str:
     return ", ".join(shown(part) for part in key) if isinstance(key, list | tuple) else shown(key)
 

@@ -14,6 +14,7 @@ import msgspec
 from klal.errors import MalformedError
 from klal.model.codec import (
     ACTS_SIZE_MAX,
+    COLUMN_ID_SIZE,
     EPOCH_MAX,
     HASH_SIZE,
     NAME_LENGTH_MAX,
@@ -26,7 +27,18 @@ from klal.model.codec import (
     unpack,
 )
 from klal.model.keys import MEMBER_ID_SIZE, SigningKey, check_signature
-from klal.model.schema import Column, TableDefinition, check_column, check_definition
+from klal.model.schema import (
+    Column,
+    IndexDefinition,
+    TableDefinition,
+    ViewDefinition,
+    check_column,
+    check_column_name,
+    check_definition,
+    check_index,
+    check_table_name,
+    check_view,
+)
 
 ACT_COUNT_MAX = 4096
 
@@ -136,13 +148,54 @@ class AddColumn(_Act, frozen=True, tag="column"):
     column: Column
 
 
+class CreateIndex(_Act, frozen=True, tag="index"):
+    """CREATE INDEX, as data."""
+
+    definition: IndexDefinition
+
+
+class CreateView(_Act, frozen=True, tag="view"):
+    """CREATE VIEW, as data."""
+
+    definition: ViewDefinition
+
+
+class Rename(_Act, frozen=True, tag="rename"):
+    """A new name for a table, or for a column of it.
+
+    Shape:
+        column_id: empty when it is the table that is renamed.
+        number: one more than that of the renaming it replaces, from 1; so that a name said
+            again by a newcomer, whose ticket is old, does not replace a newer one (SCH-3).
+    """
+
+    table_id: bytes
+    column_id: bytes
+    name: str
+    number: int
+
+
+class DropColumn(_Act, frozen=True, tag="drop column"):
+    """ALTER TABLE DROP COLUMN. What was written in it stays in history."""
+
+    table_id: bytes
+    column_id: bytes
+
+
+class Drop(_Act, frozen=True, tag="drop"):
+    """DROP of a table, index or view, by its id. What was written in it stays in history."""
+
+    object_id: bytes
+
+
 class Close(_Act, frozen=True, tag="close"):
     """A member's word: I have nothing more to add to this epoch."""
 
     epoch: int
 
 
-Act = Genesis | Invite | Join | CreateTable | AddColumn | Close
+SchemaAct = CreateTable | AddColumn | CreateIndex | CreateView | Rename | DropColumn | Drop
+Act = Genesis | Invite | Join | SchemaAct | Close
 
 _INVITE_TAG = "klal/invite/1"
 _JOIN_TAG = "klal/join/1"
@@ -186,6 +239,21 @@ def decode_acts(part: bytes) -> tuple[Act, ...]:
     return acts
 
 
+def encode_act(act: Act) -> bytes:
+    """Return the one encoding of an act by itself, as a file keeps schema acts."""
+    return pack(act)
+
+
+def decode_schema_act(data: bytes) -> SchemaAct:
+    """Return a schema act that a file keeps.
+
+    Raises:
+        MalformedError: ACT-1, it is none.
+    """
+    act: SchemaAct = unpack(data, SchemaAct, "stored schema act", ACTS_SIZE_MAX)  # type: ignore[arg-type]
+    return act
+
+
 def check_act(act: Act) -> None:
     """Return if every field of an act is within its bounds.
 
@@ -212,6 +280,24 @@ def check_act(act: Act) -> None:
         case AddColumn():
             _check_size(act.table_id, TABLE_ID_SIZE, "table id")
             check_column(act.column)
+        case CreateIndex():
+            check_index(act.definition)
+        case CreateView():
+            check_view(act.definition)
+        case Rename():
+            _check_size(act.table_id, TABLE_ID_SIZE, "table id")
+            if not 0 < act.number < 1 << 31:
+                raise MalformedError(f"renaming has number {act.number}", rule="ACT-2")
+            if act.column_id:
+                _check_size(act.column_id, COLUMN_ID_SIZE, "column id")
+                check_column_name(act.name)
+            else:
+                check_table_name(act.name)
+        case DropColumn():
+            _check_size(act.table_id, TABLE_ID_SIZE, "table id")
+            _check_size(act.column_id, COLUMN_ID_SIZE, "column id")
+        case Drop():
+            _check_size(act.object_id, TABLE_ID_SIZE, "object id")
         case Close():
             if not 0 <= act.epoch <= EPOCH_MAX:
                 raise MalformedError(f"close names epoch {act.epoch}", rule="ACT-2")

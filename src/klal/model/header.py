@@ -39,6 +39,7 @@ ACTS_TABLE = bytes(TABLE_ID_SIZE)  # The part of membership, schema and epoch ac
 _FIXED = struct.Struct(">BBBBIQQ32s32s")
 _SEALED = 1  # The one flag: a seal stands exactly here (SEA-3).
 _PART = struct.Struct(">16s32sQI")
+_WHOLE = struct.Struct(_FIXED.format + _PART.format.removeprefix(">"))  # A header with one part and no past: most are.
 
 
 class Part(NamedTuple):
@@ -150,6 +151,8 @@ def encode_header(
     Args:
         clock: unix_ms << 16 | counter.
     """
+    if len(parts) == 1 and not past:
+        return _WHOLE.pack(HEADER_VERSION, 0, 1, is_sealed, epoch, seq, clock, backlink, certificate, *parts[0])
     fixed = _FIXED.pack(HEADER_VERSION, len(past), len(parts), is_sealed, epoch, seq, clock, backlink, certificate)
     return b"".join((fixed, *past, *[_PART.pack(*part) for part in parts]))
 

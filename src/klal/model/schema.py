@@ -10,8 +10,10 @@ Source:
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -19,11 +21,11 @@ import msgspec
 from klal.errors import MalformedError
 from klal.model.codec import (
     COLUMN_ID_SIZE,
-    NAME_LENGTH_MAX,
     TABLE_ID_SIZE,
     pack,
     tagged_hash,
 )
+from klal.model.tokens import ROW, TOTAL, VIEW, Token, check_tokens, columns_in, is_name
 
 Value = None | int | float | str | bytes
 Key = tuple[Value, ...]
@@ -58,6 +60,9 @@ _FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _SUFFIX = re.compile(r"__[0-9a-f]{16}([0-9a-f]{16})?$")
 _NUMERIC_TEXT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
+ACTIONS = ("NO ACTION", "RESTRICT", "SET NULL", "SET DEFAULT", "CASCADE")
+_CONSTRAINT_COUNT_MAX = 200
+_INDEX_TERM_COUNT_MAX = 100
 
 
 PLAIN_TYPES: dict[str, set[type]] = {
@@ -83,6 +88,8 @@ class Column(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     Shape:
         type: the declared type as written, upper case; it decides the affinity.
         default: None when no DEFAULT was written.
+        generated: of a stored generated column its expression over this table's columns, else empty.
+        follows: id of the dropped column that an added one replaces, or empty.
     """
 
     name: str
@@ -90,6 +97,32 @@ class Column(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     not_null: bool = False
     default: Default | None = None
     collation: str = "BINARY"
+    generated: tuple[Token, ...] = ()
+    follows: bytes = b""
+
+
+class Check(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A CHECK constraint: its name, or "", and what must not be false."""
+
+    name: str
+    condition: tuple[Token, ...]
+
+
+class ForeignKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A FOREIGN KEY constraint.
+
+    Shape:
+        columns, parent_columns: declared names, pair by pair.
+        parent: the parent's table id, or empty for the table itself.
+        on_delete, on_update: one of ACTIONS.
+    """
+
+    columns: tuple[str, ...]
+    parent: bytes
+    parent_columns: tuple[str, ...]
+    on_delete: str = "NO ACTION"
+    on_update: str = "NO ACTION"
+    is_deferred: bool = False
 
 
 class TableDefinition(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -97,6 +130,7 @@ class TableDefinition(msgspec.Struct, frozen=True, array_like=True, forbid_unkno
 
     Shape:
         key: names of the primary key columns, in key order.
+        uniques: the column names of each UNIQUE constraint, in its order.
         follows: id of the dropped table that this one replaces, or empty (D11).
     """
 
@@ -105,12 +139,68 @@ class TableDefinition(msgspec.Struct, frozen=True, array_like=True, forbid_unkno
     key: tuple[str, ...]
     strict: bool = False
     without_rowid: bool = False
+    checks: tuple[Check, ...] = ()
+    uniques: tuple[tuple[str, ...], ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
     follows: bytes = b""
 
     @property
     def table_id(self) -> bytes:
         """Return the 16 bytes that name this table everywhere (SCH-1)."""
         return tagged_hash("klal/table/1", pack(self))[:TABLE_ID_SIZE]
+
+
+class IndexTerm(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What an index is ordered by at one place: an expression over columns by id."""
+
+    expression: tuple[Token, ...]
+    collation: str = ""
+    is_descending: bool = False
+
+
+class IndexDefinition(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One index as declared by CREATE INDEX.
+
+    Shape:
+        condition: of a partial index what its rows fulfil, else empty.
+        follows: id of the dropped index that this one replaces, or empty.
+    """
+
+    name: str
+    table_id: bytes
+    terms: tuple[IndexTerm, ...]
+    is_unique: bool = False
+    condition: tuple[Token, ...] = ()
+    follows: bytes = b""
+
+    @property
+    def object_id(self) -> bytes:
+        """Return the 16 bytes that name this index everywhere (SCH-1)."""
+        return tagged_hash("klal/index/1", pack(self))[:TABLE_ID_SIZE]
+
+    @property
+    def column_ids(self) -> set[bytes]:
+        """Return the ids of all columns that it uses."""
+        return columns_in(self.condition).union(*(columns_in(term.expression) for term in self.terms))
+
+
+class ViewDefinition(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One view as declared by CREATE VIEW.
+
+    Shape:
+        columns: names given after the view's own, or empty.
+        select: names in it are looked up where the view is used (SCH-8).
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    select: tuple[Token, ...]
+    follows: bytes = b""
+
+    @property
+    def object_id(self) -> bytes:
+        """Return the 16 bytes that name this view everywhere (SCH-1)."""
+        return tagged_hash("klal/view/1", pack(self))[:TABLE_ID_SIZE]
 
 
 def column_id_of(table_id: bytes, column: Column) -> bytes:
@@ -125,8 +215,7 @@ def check_column(column: Column) -> None:
         MalformedError: SCH-4, naming the field. Types are a small grammar and defaults
             literals or listed functions, so that no SQL text of a peer is ever run.
     """
-    if not 0 < len(column.name) <= NAME_LENGTH_MAX or "\0" in column.name or has_suffix(column.name):
-        raise MalformedError(f"column name {column.name!r:.40} is not usable", rule="SCH-4")
+    check_column_name(column.name)
     is_type = column.type.isascii() and _TYPE.fullmatch(column.type) is not None
     if not is_type or not _NOT_TYPE_WORDS.isdisjoint(re.findall(r"[A-Z_]+", column.type.upper())):
         raise MalformedError(f"type {column.type!r:.40} of column {column.name!r:.40} is not allowed", rule="SCH-4")
@@ -143,6 +232,27 @@ def check_column(column: Column) -> None:
         and (default.function not in DEFAULT_FUNCTIONS or default.literal is not None)
     ):
         raise MalformedError(f"default function {default.function!r:.40} is not allowed", rule="SCH-4")
+    if len(column.follows) not in (0, COLUMN_ID_SIZE):
+        raise MalformedError(f"column {column.name!r:.40} follows an id of a wrong size", rule="SCH-4")
+    if column.generated:
+        check_tokens(column.generated, TOTAL)
+        if default is not None or column.not_null:
+            raise MalformedError(f"generated column {column.name!r:.40} has a DEFAULT or NOT NULL", rule="SCH-4")
+
+
+def check_addable(column: Column) -> None:
+    """Return if a column can be added to a table that has rows, on every replica.
+
+    Raises:
+        MalformedError: SCH-5.
+    """
+    default = column.default
+    if default is not None and default.function:
+        raise MalformedError(f"added column {column.name!r:.40} has a DEFAULT that is not constant", rule="SCH-5")
+    if column.not_null and (default is None or default.literal is None):
+        raise MalformedError(f"added column {column.name!r:.40} is NOT NULL without a DEFAULT", rule="SCH-5")
+    if column.generated:
+        raise MalformedError(f"added column {column.name!r:.40} is generated", rule="SCH-5")
 
 
 def _check_key_column(definition: TableDefinition, column: Column) -> None:
@@ -170,8 +280,7 @@ def check_definition(definition: TableDefinition) -> None:
         MalformedError: SCH-4.
     """
     name = definition.name
-    if not 0 < len(name) <= NAME_LENGTH_MAX or "\0" in name or is_reserved(name):
-        raise MalformedError(f"table name {name!r:.40} is not usable", rule="SCH-4")
+    check_table_name(name)
     if not 0 < len(definition.columns) <= TABLE_COLUMN_COUNT_MAX:
         raise MalformedError(f"table {name!r:.40} has {len(definition.columns)} columns", rule="SCH-4")
     for column in definition.columns:
@@ -185,13 +294,114 @@ def check_definition(definition: TableDefinition) -> None:
     for column in definition.columns:
         if column.name in definition.key:
             _check_key_column(definition, column)
+        if column.name in definition.key and column.generated:
+            raise MalformedError(f"column {column.name!r:.40} is generated and cannot be a key", rule="SCH-4")
+    _check_constraints(definition)
     if len(definition.follows) not in (0, TABLE_ID_SIZE):
         raise MalformedError(f"table {name!r:.40} follows an id of a wrong size", rule="SCH-4")
 
 
+def _check_constraints(definition: TableDefinition) -> None:
+    """Return if a table's constraints name what it has, within bounds (SCH-7)."""
+    name = definition.name
+    names = {column.name for column in definition.columns}
+    generated = {column.name for column in definition.columns if column.generated}
+    counts = (len(definition.checks), len(definition.uniques), len(definition.foreign_keys))
+    if max(counts) > _CONSTRAINT_COUNT_MAX:
+        raise MalformedError(f"table {name!r:.40} has {max(counts)} constraints of one kind", rule="SCH-7")
+    used = set().union(*(columns_in(column.generated) for column in definition.columns))
+    for check in definition.checks:
+        if check.name and not is_name(check.name):
+            raise MalformedError(f"a CHECK of table {name!r:.40} has an unusable name", rule="SCH-7")
+        check_tokens(check.condition, ROW)
+        used |= columns_in(check.condition)
+    if not used <= names:
+        raise MalformedError(f"an expression of table {name!r:.40} names a column it does not have", rule="SCH-7")
+    for unique in definition.uniques:
+        if not unique or len(set(unique)) != len(unique) or not set(unique) <= names - generated:
+            raise MalformedError(f"a UNIQUE of table {name!r:.40} does not fit its columns", rule="SCH-7")
+    for key in definition.foreign_keys:
+        is_sized = len(key.parent) in (0, TABLE_ID_SIZE) and 0 < len(key.columns) == len(key.parent_columns)
+        is_own = set(key.columns) <= names - generated and all(map(is_name, key.parent_columns))
+        if not is_sized or not is_own or key.on_delete not in ACTIONS or key.on_update not in ACTIONS:
+            raise MalformedError(f"a FOREIGN KEY of table {name!r:.40} does not fit it", rule="SCH-7")
+
+
+def check_index(definition: IndexDefinition) -> None:
+    """Return if a foreign index can be declared here with no risk (SCH-6, SCH-7).
+
+    Raises:
+        MalformedError: SCH-6 or SCH-7. A unique index is over plain columns, and its condition
+            gives a value for every row, since a merge asks which rows share one.
+    """
+    name = definition.name
+    if not is_name(name) or is_reserved(name):
+        raise MalformedError(f"index name {name!r:.40} is not usable", rule="SCH-7")
+    if len(definition.table_id) != TABLE_ID_SIZE or len(definition.follows) not in (0, TABLE_ID_SIZE):
+        raise MalformedError(f"index {name!r:.40} names an id of a wrong size", rule="SCH-7")
+    if not 0 < len(definition.terms) <= _INDEX_TERM_COUNT_MAX:
+        raise MalformedError(f"index {name!r:.40} has {len(definition.terms)} terms", rule="SCH-7")
+    for term in definition.terms:
+        check_tokens(term.expression, ROW)
+        is_plain = len(term.expression) == 1 and term.expression[0].kind == "c"
+        if term.collation not in ("", *_COLLATIONS) or not term.expression or (definition.is_unique and not is_plain):
+            raise MalformedError(f"index {name!r:.40} has a term that is not allowed", rule="SCH-7")
+    check_tokens(definition.condition, TOTAL if definition.is_unique else ROW)
+    if any(type(column_id) is not bytes for column_id in definition.column_ids):
+        raise MalformedError(f"index {name!r:.40} names a column by name", rule="SCH-7")
+
+
+def check_view(definition: ViewDefinition) -> None:
+    """Return if a foreign view can be declared here with no risk (SCH-6, SCH-8).
+
+    Raises:
+        MalformedError: SCH-6 or SCH-8.
+    """
+    name = definition.name
+    if not is_name(name) or is_reserved(name) or not all(map(is_name, definition.columns)):
+        raise MalformedError(f"view name {name!r:.40} is not usable", rule="SCH-8")
+    if len(definition.follows) not in (0, TABLE_ID_SIZE) or len(definition.columns) > TABLE_COLUMN_COUNT_MAX:
+        raise MalformedError(f"view {name!r:.40} is out of bounds", rule="SCH-8")
+    check_tokens(definition.select, VIEW)
+    starts = definition.select and definition.select[0] in (
+        Token("w", "SELECT"),
+        Token("w", "WITH"),
+        Token("w", "VALUES"),
+    )
+    if not starts:
+        raise MalformedError(f"view {name!r:.40} does not begin as a query", rule="SCH-8")
+
+
+def check_table_name(name: str) -> None:
+    """Return if a table can take this name (SCH-4).
+
+    Raises:
+        MalformedError: SCH-4.
+    """
+    if not is_name(name) or is_reserved(name):
+        raise MalformedError(f"table name {name!r:.40} is not usable", rule="SCH-4")
+
+
+def check_column_name(name: str) -> None:
+    """Return if a column can take this name (SCH-4).
+
+    Raises:
+        MalformedError: SCH-4.
+    """
+    if not is_name(name) or has_suffix(name):
+        raise MalformedError(f"column name {name!r:.40} is not usable", rule="SCH-4")
+
+
+@lru_cache(4096)
 def fold(name: str) -> str:
     """Return a name as SQLite compares names: without regard to the case of ASCII letters, and of no others."""
     return name.translate(_FOLD)
+
+
+def key_text(key: Key) -> str:
+    """Return a key as people read it: one value bare, several as a JSON list."""
+    shown = [value.hex() if isinstance(value, bytes) else value for value in key]
+    return str(shown[0]) if len(shown) == 1 else json.dumps(shown, ensure_ascii=False)
 
 
 def is_reserved(table_name: str) -> bool:

@@ -16,7 +16,7 @@ import binascii
 import msgspec
 
 from klal.errors import MalformedError, UsageError
-from klal.model.acts import AddColumn, CreateTable, Genesis, Invitation, check_act, decode_acts
+from klal.model.acts import Genesis, Invitation, SchemaAct, check_act, decode_acts
 from klal.model.codec import SIGNATURE_SIZE, pack, tagged_hash, unpack
 from klal.model.header import ACTS_TABLE, Header, header_hash
 from klal.model.keys import INCARNATION_SIZE, SEED_SIZE, SigningKey, log_id_of
@@ -36,7 +36,7 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         incarnation: of the founder's first log.
         genesis_seal: signature over that log at length 1.
         seed: the ticket's secret, 32 bytes.
-        schema: CreateTable and AddColumn acts, in the order they apply.
+        schema: what is declared, in the order it applies.
     """
 
     genesis_header: bytes
@@ -45,7 +45,7 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     genesis_seal: bytes
     invitation: Invitation
     seed: bytes
-    schema: tuple[CreateTable | AddColumn, ...] = ()
+    schema: tuple[SchemaAct, ...] = ()
 
     @property
     def genesis(self) -> Genesis:

@@ -40,3 +40,8 @@ def draw_of(space_id: bytes, certificate: bytes, member_id: bytes) -> bytes:
     """Return a member's place in ties, drawn anew by every certificate (ORD-2, W24)."""
     origin = space_id if certificate == NO_CERTIFICATE else certificate
     return tagged_hash("klal/draw/1", origin, member_id)
+
+
+def order_bytes(order: OrderKey) -> bytes:
+    """Return bytes that sort as the order key does."""
+    return order.stamp.to_bytes(8, "big") + order.draw + order.header_hash

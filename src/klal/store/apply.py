@@ -18,16 +18,17 @@ from itertools import chain
 import apsw
 
 from klal.errors import MalformedError, MembershipError, RefusedError
-from klal.model.acts import Act, AddColumn, Close, CreateTable, Genesis, Join, decode_acts
+from klal.model.acts import Act, Close, Genesis, Join, SchemaAct, decode_acts
 from klal.model.codec import UNIX_MS_MAX
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header
 from klal.model.payload import Kind, Segment, decode_segments
 from klal.model.schema import PLAIN_TYPES, Key, Value, is_as_stored
 from klal.rules.closing import Cut, covers
 from klal.rules.merge import ChangeRef, Write, merge_write
-from klal.rules.order import OrderKey, draw_of, order_stamp
+from klal.rules.order import OrderKey, draw_of, order_bytes, order_stamp
 from klal.store.catalog import Catalog, ColumnInfo, Table
 from klal.store.history import STATE_APPLIED, STATE_VOID, History, Log, Stored
+from klal.store.lost import Lost
 from klal.store.rows import Rows
 from klal.store.sql import Connection
 from klal.store.window import Window
@@ -59,6 +60,7 @@ class Applier:
         self._catalog = catalog
         self._rows = rows
         self.window = Window(history)
+        self._lost = Lost(connection, history, catalog)
         self.closed: list[Closed] = []
         self.not_after_ms = UNIX_MS_MAX
 
@@ -156,9 +158,10 @@ class Applier:
     ) -> tuple[tuple[Act, ...], int]:
         self._connection.execute("SAVEPOINT klal_perform")
         try:
-            acts = self._acts(self._history.logs[ref.log], stored, order)
             unseen = self.window.unseen(vector)
             unseen.pop(ref.log, None)
+            acts = self._acts(self._history.logs[ref.log], stored, order)
+            self._lost.note_drops(acts, vector, unseen)
             for part in stored.header.parts:
                 if part.table_id != ACTS_TABLE:
                     data = self._history.part(stored, part.table_id)
@@ -182,19 +185,15 @@ class Applier:
         for act in acts:
             self._check_entry(log, stored.header, act)
         for act in acts:
-            match act:
-                case CreateTable():
-                    self._catalog.declare_table(act.definition, order_bytes(order))
-                case AddColumn():
-                    self._catalog.declare_column(act.table_id, act.column)
-                case Genesis():
-                    self.not_after_ms = act.policy.not_after_ms
-                case Close() if not stored.header.is_sealed:
-                    raise MalformedError(f"close of epoch {act.epoch} is not sealed exactly there", rule="SEA-3")
-                case Close() if act.epoch != stored.header.epoch:
-                    raise MalformedError(f"close of epoch {act.epoch} in epoch {stored.header.epoch}", rule="EPO-1")
-                case _:
-                    pass
+            if isinstance(act, SchemaAct):
+                self._catalog.declare(act, order_bytes(order))
+                self._rows.forget()
+            elif isinstance(act, Genesis):
+                self.not_after_ms = act.policy.not_after_ms
+            elif isinstance(act, Close) and not stored.header.is_sealed:
+                raise MalformedError(f"close of epoch {act.epoch} is not sealed exactly there", rule="SEA-3")
+            elif isinstance(act, Close) and act.epoch != stored.header.epoch:
+                raise MalformedError(f"close of epoch {act.epoch} in epoch {stored.header.epoch}", rule="EPO-1")
         return acts
 
     def _check_entry(self, log: Log, header: Header, act: Act) -> None:
@@ -221,8 +220,12 @@ class Applier:
     ) -> None:
         table = self._catalog.by_id.get(table_id)
         if table is None:
-            raise MalformedError(f"rows of unknown table {table_id.hex()[:8]}", rule="APP-3")
-        for segment in decode_segments(data):
+            if table_id not in self._catalog.schema.dropped:
+                raise MalformedError(f"rows of unknown table {table_id.hex()[:8]}", rule="APP-3")
+            self._lost.note_table(ref, table_id, sum(len(segment.keys) for segment in decode_segments(data)))
+            return
+        for whole in decode_segments(data):
+            segment = self._without_dropped(ref, table, whole)
             columns = _columns(table, segment)
             slow: set[Key] = set()
             # New rows that nothing here can meet: a key written twice fails as it is inserted.
@@ -233,6 +236,30 @@ class Applier:
             if segment.lives is not None:
                 slow |= {key for key, life in zip(segment.keys, segment.lives, strict=True) if life > 1}
             self._merge_segment(ref, order, table, columns, segment, slow, unseen)
+        if table.uniques and self._rows.has_hidden(table):
+            self._catalog.unsettled.add(table.tab)
+
+    def _without_dropped(self, ref: ChangeRef, table: Table, segment: Segment) -> Segment:
+        """Return a segment without columns that were dropped, of which what it writes is noted (SCH-9).
+
+        Raises:
+            MalformedError: APP-3, a column that the table never had. PAY-4.
+        """
+        if segment.kind is Kind.UPDATE and not segment.columns:
+            raise MalformedError("update writes no column", rule="PAY-4")
+        if table.by_id.keys() >= set(segment.columns):
+            return segment
+        dropped = self._catalog.dropped_columns(table)
+        kept = []
+        for position, column_id in enumerate(segment.columns):
+            if column_id in table.by_id:
+                kept.append(position)
+            elif column_id not in dropped:
+                raise MalformedError(f"segment writes an unknown column of {table.name!r:.40}", rule="APP-3")
+            else:
+                self._lost.note_column(ref, table.table_id, column_id, segment.values[position])
+        columns = tuple(segment.columns[position] for position in kept)
+        return segment._replace(columns=columns, values=[segment.values[position] for position in kept])
 
     def _merge_segment(
         self,
@@ -254,7 +281,7 @@ class Applier:
                 cells = {column: values[row] for column, values in zip(segment.columns, segment.values, strict=True)}
                 write = Write(ref, order, segment.kind, segment.life(row), cells)
                 was = self._rows.load(table, key)
-                window = self.window.writes(unseen, table.table_id, key) if unseen else []
+                window = self.window.writes(unseen, table, key) if unseen else []
                 now = merge_write(was, window, write, self._history.sees, table.defaults)
                 try:
                     self._rows.save(table, key, was, now)
@@ -274,12 +301,12 @@ class Applier:
         try:
             if segment.kind is Kind.INSERT:
                 self._insert_blind(table, columns, segment, fast)
-            else:
+            elif columns:
                 self._update_blind(table, columns, segment, fast)
         except (apsw.ConstraintError, apsw.TooBigError):
             fits = False
         else:
-            fits = self._connection.total_changes() - before == len(fast)
+            fits = not columns or self._connection.total_changes() - before == len(fast)
         if not fits:
             self._connection.execute("ROLLBACK TO klal_blind")
         self._connection.execute("RELEASE klal_blind")
@@ -332,22 +359,14 @@ def insert_rows(
         connection.executemany(table.insert(columns, 1), rows[whole:])
 
 
-def order_bytes(order: OrderKey) -> bytes:
-    """Return bytes that sort as the order key does."""
-    return order.stamp.to_bytes(8, "big") + order.draw + order.header_hash
-
-
 def _columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
     """Return the table's columns that a segment writes, its values checked against them.
 
     Raises:
-        MalformedError: APP-3, a column or key that the table does not have; APP-4, a
+        MalformedError: APP-3, a key that does not fit the table; APP-4, a
             value that no honest writer's SQLite would have let in.
     """
-    try:
-        columns = tuple(table.by_id[column_id] for column_id in segment.columns)
-    except KeyError as error:
-        raise MalformedError(f"segment writes an unknown column of {table.name!r:.40}", rule="APP-3") from error
+    columns = tuple(table.by_id[column_id] for column_id in segment.columns)
     key_columns = segment.key_columns
     if len(key_columns) != len(table.key) or any(None in values for values in key_columns):
         raise MalformedError(f"segment has a key that does not fit {table.name!r:.40}", rule="APP-3")
@@ -361,8 +380,6 @@ def _columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
         kinds = set(map(type, key_values))
         _check_stored(table, info, key_values, kinds)
         _check_strict(table, info, kinds)
-    if segment.kind is Kind.UPDATE and not columns:
-        raise MalformedError("update writes no column", rule="PAY-4")
     if segment.kind is Kind.INSERT:
         _check_given(table, columns)
     return columns

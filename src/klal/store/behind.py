@@ -27,16 +27,16 @@ import apsw
 
 from klal.errors import DamagedError, ForeignWritesError, KlalError
 from klal.model.codec import pack
-from klal.model.schema import Key, Value, is_as_stored
+from klal.model.schema import Key, Value, is_as_stored, key_text
 from klal.rules.merge import same
 from klal.store.apply import Applier
 from klal.store.capture import Capture, Row
 from klal.store.catalog import Catalog, Table
 from klal.store.epochs import Replay
+from klal.store.file import unchecked
 from klal.store.history import History
 from klal.store.layout import DERIVED, quote
 from klal.store.local import put_aside
-from klal.store.rows import key_text
 from klal.store.sql import Connection
 
 _HINT = "klal behind lists what it was; with --adopt it becomes a change of mine, with --undo it is taken back"
@@ -238,7 +238,7 @@ class Behind:
     def _put_back(self, capture: Capture, rows: list[Finding]) -> None:
         capture.stop()
         try:
-            with put_aside(self._connection):
+            with put_aside(self._connection), unchecked(self._connection):
                 for each in rows:
                     self._restore(each)
         finally:

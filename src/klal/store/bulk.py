@@ -77,6 +77,10 @@ def _insert_batch(connection: Connection, writer: Writer, table: Table, batch: l
         writer.run_many(table.insert_in_order, batch)  # What local triggers write must be seen.
         return
     lists = list(zip(*batch, strict=True))
+    if len(table.given) < len(table.columns):
+        # What is generated is worked out by SQLite, and the hook then shows it.
+        writer.run_many(table.insert_in_order, batch)
+        return
     stored = [
         values
         for affinity, given in zip(table.affinities, lists, strict=True)
@@ -121,7 +125,7 @@ def _as_stored(affinity: str, values: Sequence[Value]) -> Sequence[Value] | None
 def _batches(
     writer: Writer, table: Table, rows: Iterator[Sequence[Value] | Mapping[str, Value]], columns: Sequence[str] | None
 ) -> Iterator[list[Row]]:
-    """Yield batches of rows in the table's physical column order, defaults filled in."""
+    """Yield batches of rows in the table's physical column order, defaults filled in, without what is generated."""
     done = 0
     while batch := list(islice(rows, SEGMENT_ROW_COUNT_MAX)):
         yield _shape(writer, table, batch, columns, done)
@@ -135,9 +139,9 @@ def _shape(
     columns: Sequence[str] | None,
     done: int,
 ) -> list[Row]:
-    infos = {info.name.casefold(): info for info in table.columns}
+    infos = {info.name.casefold(): info for info in table.given}
     if columns is None and set(map(type, batch)) == {tuple}:
-        width = len(table.columns)
+        width = len(table.given)
         if set(map(len, batch)) != {width}:
             number, row = next((number, row) for number, row in enumerate(batch) if len(row) != width)
             raise UsageError(f"row {done + number} has {len(row)} values, table {table.name} has {width} columns")
@@ -147,14 +151,14 @@ def _shape(
         if isinstance(row, Mapping):
             named = {str(name).casefold(): value for name, value in row.items()}
         else:
-            names = [info.name for info in table.columns] if columns is None else columns
+            names = [info.name for info in table.given] if columns is None else columns
             if len(row) != len(names):
                 raise UsageError(f"row {done + number} has {len(row)} values, want {len(names)}")
             named = {name.casefold(): value for name, value in zip(names, row, strict=True)}
         unknown = sorted(set(named) - set(infos))
         if unknown:
             raise UsageError(f"row {done + number} names column {unknown[0]}, which table {table.name} does not have")
-        shaped.append(tuple(_value(info, named, writer) for info in table.columns))
+        shaped.append(tuple(_value(info, named, writer) for info in table.given))
     return shaped
 
 

@@ -14,14 +14,14 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import apsw
 
 from klal.errors import UsageError
 from klal.model.codec import SALT_SIZE, SEGMENT_ROW_COUNT_MAX
-from klal.model.payload import Kind, Segment, decode_segments, encode_insert, encode_segment
+from klal.model.payload import Kind, Segment, decode_segments, encode_row, encode_segment
 from klal.model.schema import Key, Value
 from klal.rules.merge import same
 from klal.store.catalog import ColumnInfo, Table
@@ -29,6 +29,9 @@ from klal.store.sql import Connection
 
 Row = tuple[Value, ...]
 _NO_SALT = bytes(SALT_SIZE)
+_INSERT, _UPDATE = int(Kind.INSERT), int(Kind.UPDATE)  # Plain numbers: an enum's member costs a look-up each time.
+_INSERTED = apsw.SQLITE_INSERT
+_LINES = "klal_change"  # The one table of klal's that every commit writes.
 
 
 @dataclass(slots=True)
@@ -75,6 +78,16 @@ class TableCapture:
         self.spilled.append(encoded)
         self.spilled_count += row_count
 
+    def reshape(self, table: Table) -> None:
+        """Bring the images seen so far into the shape of the table as it is now."""
+        if not self.is_mixed:
+            self.mix()
+        before = [info.column_id for info in self.table.columns]
+        kept = [p for p, column_id in enumerate(before) if any(column_id == info.column_id for info in table.columns)]
+        if len(kept) < len(before):
+            self.events = [(_picked(old, kept), _picked(new, kept)) for old, new in self.events]
+        self.table = table
+
     def mix(self) -> None:
         """Turn what was kept as inserts back into events, to be folded key by key."""
         self.is_mixed = True
@@ -85,13 +98,18 @@ class TableCapture:
         self.spilled, self.inserted, self.spilled_count = [], [], 0
 
 
+def _picked(row: Row | None, positions: Sequence[int]) -> Row | None:
+    # An image may be older than a column that was added last: it is only as wide as the table was then.
+    return None if row is None else tuple(row[p] for p in positions if p < len(row))
+
+
 class Capture:
     """The hook and what it saw; one per writing connection."""
 
     def __init__(self, connection: Connection, table_of: Callable[[str], Table | None]) -> None:
         self._connection = connection
         self._table_of = table_of
-        self._tables: dict[str, TableCapture | None] = {}
+        self._tables: dict[str, TableCapture] = {}
         self.is_dirty = False
         self.is_spoiled = False
         self._hook = self._see
@@ -128,16 +146,15 @@ class Capture:
 
     def _see(self, update: apsw.PreUpdate) -> None:
         name = update.table_name
-        try:
-            seen = self._tables[name]
-        except KeyError:
-            # klal's own tables and SQLite's are seen too, and are nobody's change.
-            table = self._table_of(name) if update.database_name == "main" else None
-            seen = self._tables[name] = None if table is None else TableCapture(table)
+        seen = self._tables.get(name)
         if seen is None:
-            return
+            # klal's own tables and SQLite's are seen too, and are nobody's change.
+            table = None if name == _LINES else self._table_of(name)
+            if table is None or update.database_name != "main":
+                return
+            seen = self._tables[name] = TableCapture(table)
         try:
-            if update.opcode == apsw.SQLITE_INSERT and not seen.is_mixed:
+            if update.opcode == _INSERTED and not seen.is_mixed:
                 # Written out here, not in a method: this runs once for every row of a bulk INSERT.
                 inserted = seen.inserted
                 inserted.append(update.new)  # type: ignore[arg-type]
@@ -159,40 +176,44 @@ class Capture:
             seen = self._tables[name] = TableCapture(table)
         return seen
 
-    def retable(self, table: Table) -> None:
-        """Go on after the table gained a column: earlier images are read back when netted."""
-        seen = self._tables.get(table.name)
-        if seen is not None:
-            if not seen.is_mixed:
-                seen.mix()
-            seen.table = table
-            self.is_dirty = True
+    def redeclare(self, by_id: Mapping[bytes, Table]) -> None:
+        """Go on after tables were declared anew in the running transaction.
+
+        Renamed ones are known by their new name, dropped ones forgotten with their rows, and where
+        columns came or went, the images seen so far are brought into the new shape.
+        """
+        seen = list(self._tables.values())
+        self._tables.clear()
+        for capture in seen:
+            table = by_id.get(capture.table.table_id)
+            if table is not None:
+                self._tables[table.name] = capture
+                if table.columns != capture.table.columns:
+                    capture.reshape(table)
+                    self.is_dirty = True
 
     def renew(self) -> None:
         """Go on after a rollback to a savepoint took back tables or columns."""
         for name, seen in list(self._tables.items()):
             table = self._table_of(name)
-            if seen is None or table is None or table.table_id != seen.table.table_id:
+            if table is None or table.table_id != seen.table.table_id:
                 del self._tables[name]  # Its rows went with it.
             elif table.columns != seen.table.columns:
-                self.retable(table)
+                if len(table.columns) > len(seen.table.columns):
+                    # A dropped column came back, and the images seen meanwhile lack it.
+                    self.is_spoiled = True
+                seen.reshape(table)
+                self.is_dirty = True
 
     def captures(self) -> list[TableCapture]:
         """Return what was seen, per replicated table, in the order of table ids."""
-        seen = [capture for capture in self._tables.values() if capture is not None]
-        return sorted(seen, key=lambda capture: capture.table.table_id)
+        return sorted(self._tables.values(), key=lambda capture: capture.table.table_id)
 
-    def only_inserts(self) -> TableCapture | None:
-        """Return the one table that was written, if that was by plain inserts alone."""
-        if self.is_dirty:
+    def only(self) -> TableCapture | None:
+        """Return what was seen of the one table that was written; None if it is not the truth or not the only one."""
+        if self.is_dirty or len(self._tables) != 1:
             return None
-        only = None
-        for capture in self._tables.values():
-            if capture is not None:
-                if only is not None or capture.is_mixed:
-                    return None
-                only = capture
-        return only
+        return next(iter(self._tables.values()))
 
     def net(self) -> Iterator[tuple[Table, Net]]:
         """Yield what the transaction did, per table, in the order of table ids."""
@@ -312,15 +333,33 @@ def encode_inserts(table: Table, rows: Sequence[Row]) -> bytes:
     if len(rows) > 1:
         return encode_segment(segment_of_rows(table, rows))
     row = rows[0]
-    key = [row[position] for position in table.key_positions]
-    if None in key or table.has_blob_key:
-        _checked(table, tuple(key))
-    return encode_insert(table.value_ids, key, [row[position] for position in table.value_positions])
+    if None in row or table.has_blob_key:
+        _checked(table, table.key_of(row))
+    return encode_row(_INSERT, table.value_ids, row, table.key_positions, table.value_positions)
+
+
+def encode_update(table: Table, old: Row | None, new: Row | None) -> bytes | None:
+    """Return the encoded UPDATE segment of one row in its first life; None if that is not what this is.
+
+    Law: what `segments_of_updates` gives for the same row; it only makes fewer objects on the way.
+    """
+    if old is None or new is None:
+        return None
+    for position in table.key_positions:
+        if not same(old[position], new[position]):
+            return None
+    old = _as_stored(table, old)
+    changed = [position for position in table.value_positions if not same(old[position], new[position])]
+    if not changed:
+        return None
+    columns = [table.columns[position].column_id for position in changed]
+    return encode_row(_UPDATE, columns, new, table.key_positions, changed)
 
 
 def rows_of_segment(table: Table, segment: Segment) -> Iterator[Row]:
     """Yield the rows of an INSERT segment that gives every column, in physical column order."""
-    columns: list[Sequence[Value]] = [()] * len(table.columns)
+    # What is generated is not in a segment, and nobody asks for it here.
+    columns: list[Sequence[Value]] = [(None,) * len(segment.keys)] * len(table.columns)
     for position, key_values in zip(table.key_positions, zip(*segment.keys, strict=True), strict=True):
         columns[position] = key_values
     for position, values in zip(table.value_positions, segment.values, strict=True):

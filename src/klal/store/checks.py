@@ -240,7 +240,12 @@ def _check_states(store: Store, replay: Replay) -> None:
 
 
 def _check_columns(store: Store, replay: Replay) -> None:
-    """Check that each table has the columns it was declared with, and no other."""
+    """Check that each table has the columns it was declared with, and no other, and that nothing was added."""
+    objects = "SELECT type, name, tbl_name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
+    here, there = (set(each.execute(objects).fetchall()) for each in (store.connection, replay.connection))
+    if here != there:
+        kind, name, _ = min(here ^ there)
+        raise LinkError(f"{kind} {name} is not what was declared", rule="FIL-4", evidence=name)
     for table_id, table in store.catalog.by_id.items():
         twin = replay.catalog.by_id.get(table_id)
         name = table.name if twin is None else twin.name

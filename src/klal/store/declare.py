@@ -1,80 +1,123 @@
-"""DDL in and out: from the user's words to data, and from data to the words SQLite gets.
+"""DDL in and out: from the user's words to acts, and from what is declared to the words SQLite gets.
 
-SQLite itself is the parser. The statement runs in an empty database in memory, and what
-SQLite then says about the table is the structure: two parsers can disagree on SQL, one
-cannot. What travels is data with a small grammar, never SQL text (T38).
+SQLite itself is the parser. The statement runs in an empty database in memory that has the
+same schema, and what SQLite then says about it is the structure: two parsers can disagree
+on SQL, one cannot. Expressions, of which SQLite tells only the text, become tokens.
 
-Law: `read_back(table_sql(d)) == d` for every definition that `definition_of` returns.
+Law: `Scratch` of a definition's SQL reads back as that definition, or it is refused.
 
 Source:
-    Protocol spec section 10, rules SCH-1 to SCH-5.
+    Protocol spec section 10, rules SCH-1 to SCH-8. Decision D11.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import apsw
+import msgspec
 
-from klal.errors import UsageError
-from klal.model.schema import DEFAULT_FUNCTIONS, Column, Default, TableDefinition, Value, affinity_of, is_reserved
+from klal.errors import MalformedError, RefusedError, UsageError
+from klal.model.acts import (
+    AddColumn,
+    CreateIndex,
+    CreateTable,
+    CreateView,
+    Drop,
+    DropColumn,
+    Rename,
+    SchemaAct,
+    check_act,
+)
+from klal.model.schema import (
+    DEFAULT_FUNCTIONS,
+    TABLE_COLUMN_COUNT_GROWN_MAX,
+    Check,
+    Column,
+    Default,
+    ForeignKey,
+    IndexDefinition,
+    IndexTerm,
+    TableDefinition,
+    Value,
+    ViewDefinition,
+    affinity_of,
+    column_id_of,
+    fold,
+    is_reserved,
+)
+from klal.model.tokens import ROW, TOTAL, VIEW
+from klal.rules.schema import Schema, Stated, TableState, is_parent_key, resolve
 from klal.store.file import allow_klal_id, translate
 from klal.store.layout import quote
 from klal.store.sql import Connection
+from klal.store.sqltext import (
+    Lexeme,
+    Reader,
+    bare,
+    find_name,
+    lexemes_of,
+    literal_sql,
+    read_tokens,
+    split,
+    tokens_sql,
+    words_of,
+)
 
-_SPACE = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
-_FIRST_WORD = re.compile(rf"{_SPACE}([A-Za-z]+)", re.DOTALL)
-_BLANK = re.compile(rf"(?:{_SPACE};)*{_SPACE}(?:/\*.*|--[^\n]*)?", re.DOTALL)
-_STRINGS = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/", re.DOTALL)
-_TOKENS = re.compile(rf"{_STRINGS.pattern}|[^\s;]+", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?0[xX][0-9a-fA-F]+")
 _TEXT = re.compile(r"'(?:[^']|'')*'")
 _BLOB = re.compile(r"[xX]'(?:[0-9a-fA-F]{2})*'")
+_CONSTRAINT_WORDS = ("CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN")
 
-# Words that can only stand unquoted as keywords, and what each would ask of a merge.
+# Words that can only stand unquoted as keywords, and why a CREATE TABLE or ADD COLUMN cannot have them.
 _REFUSED_WORDS = {
-    "CHECK": "CHECK constraints are not replicated by this version; check in your program",
-    "REFERENCES": "foreign keys are not replicated by this version; keep the column and leave out REFERENCES",
-    "UNIQUE": "UNIQUE is not replicated by this version; make the value the primary key, or leave it out",
     "CONFLICT": "ON CONFLICT in a table is not replicated; say INSERT OR ... in the statement instead",
-    "GENERATED": "generated columns are not replicated by this version; compute them in a query",
     "AUTOINCREMENT": "two replicas would hand out the same number; use TEXT PRIMARY KEY DEFAULT (klal_id())",
     "SELECT": "CREATE TABLE ... AS SELECT is not replicated; create the table, then insert",
 }
-
-
-def first_word(sql: str) -> str:
-    """Return the statement's first keyword, upper case, or "" when it has none."""
-    match = _FIRST_WORD.match(sql)
-    return match[1].upper() if match else ""
-
-
-def is_blank(sql: str) -> bool:
-    """True when SQL text holds no statement: only spaces, comments and semicolons."""
-    return _BLANK.fullmatch(sql) is not None
-
-
-def savepoint_name(sql: str) -> str:
-    """Return the name that a SAVEPOINT, RELEASE or ROLLBACK TO ends with, folded."""
-    tokens: list[str] = [token for token in _TOKENS.findall(sql) if not token.startswith(("--", "/*"))]
-    return tokens[-1].strip("\"'`[]").casefold()
-
-
-def words_of(sql: str) -> list[str]:
-    """Return the bare words of a statement, upper case, without strings, quoted names and comments."""
-    return re.findall(r"[A-Za-z_][A-Za-z0-9_]*", _STRINGS.sub(" ", sql).upper())
+_REFUSED_ADDED_WORDS = {
+    **_REFUSED_WORDS,
+    "REFERENCES": "an added column cannot have a foreign key; declare it in CREATE TABLE",
+    "CHECK": "an added column cannot have a CHECK; declare it in CREATE TABLE",
+    "GENERATED": "SQLite adds only virtual generated columns, and those are not replicated; use a view",
+}
+_READ_ACTIONS = {
+    apsw.SQLITE_SELECT,
+    apsw.SQLITE_READ,
+    apsw.SQLITE_FUNCTION,
+    apsw.SQLITE_RECURSIVE,
+}
+_DDL_ACTIONS = _READ_ACTIONS | {
+    apsw.SQLITE_ALTER_TABLE,
+    apsw.SQLITE_CREATE_INDEX,
+    apsw.SQLITE_CREATE_TABLE,
+    apsw.SQLITE_CREATE_VIEW,
+    apsw.SQLITE_DELETE,
+    apsw.SQLITE_DROP_INDEX,
+    apsw.SQLITE_DROP_TABLE,
+    apsw.SQLITE_DROP_VIEW,
+    apsw.SQLITE_INSERT,
+    apsw.SQLITE_REINDEX,
+    apsw.SQLITE_UPDATE,
+}
 
 
 class Scratch:
-    """An empty database in memory in which SQLite reads DDL for us."""
+    """A database in memory with a schema and no rows, in which SQLite reads DDL for us."""
 
-    def __init__(self, tables: Sequence[TableDefinition]) -> None:
+    def __init__(self, schema: Schema) -> None:
         self._connection = Connection(":memory:")
         allow_klal_id(self._connection, str)
         self._connection.pragma("trusted_schema", "off")
-        for table in tables:
-            self._connection.execute(table_sql(table))
+        self._connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
+        self._connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+        for table in schema.tables.values():
+            self._connection.execute(table_sql(table, schema))
+        for name, index in schema.indexes.values():
+            self._connection.execute(index_sql(name, index, schema))
+        self.broken_views = {name for name, view in schema.views.values() if not try_view(self._connection, name, view)}
         self._connection.authorizer = _allow_plain_ddl
 
     def run(self, sql: str) -> None:
@@ -89,60 +132,219 @@ class Scratch:
         except apsw.Error as error:
             raise translate(error, "the statement") from error
 
-    def tables(self) -> dict[str, TableDefinition]:
-        """Return what is declared now, by name."""
-        found = {}
-        for _, name, kind, _, without_rowid, strict in self._connection.execute("PRAGMA main.table_list").fetchall():
-            if kind == "table" and not name.startswith("sqlite_"):
-                found[name] = self._definition(name, without_rowid=bool(without_rowid), strict=bool(strict))
-        return found
+    def names(self, kind: str) -> set[str]:
+        """Return the names of everything of one kind: "table", "index" or "view"."""
+        rows = self._connection.execute("SELECT name FROM sqlite_schema WHERE type = ? AND sql NOT NULL", (kind,))
+        return {name for (name,) in rows}
 
-    def _definition(self, name: str, *, without_rowid: bool, strict: bool) -> TableDefinition:
-        columns = []
-        key: list[tuple[int, str]] = []
-        info = self._connection.execute(f"PRAGMA main.table_xinfo({quote(name)})").fetchall()
-        for _, column_name, declared_type, not_null, default, key_position, hidden in info:
-            if hidden:
-                raise UsageError(f"column {column_name}: {_REFUSED_WORDS['GENERATED']}")
-            collation = self._connection.column_metadata("main", name, column_name)[1].upper()
-            column = Column(
-                column_name,
-                " ".join(declared_type.upper().split()),
-                bool(not_null),
-                _default(column_name, declared_type, default),
-                collation,
-            )
-            columns.append(column)
-            if key_position:
-                key.append((key_position, column_name))
-                _check_key_column(column, is_only=sum(bool(row[5]) for row in info) == 1, without_rowid=without_rowid)
-        if not key:
+    def table(self, name: str, schema: Schema) -> TableDefinition:
+        """Return what SQLite says of a table that was declared here.
+
+        Raises:
+            UsageError: What cannot be replicated, in a sentence that says what to do instead.
+        """
+        self._connection.authorizer = None  # Nothing of the user's is run from here on.
+        return _TableReader(self._connection, name, schema).read()
+
+
+class _TableReader:
+    """Reads one table of a scratch database back as a definition."""
+
+    def __init__(self, connection: Connection, name: str, schema: Schema) -> None:
+        self._connection = connection
+        self._name = name
+        self._schema = schema
+        sql = connection.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (name,)).get
+        reader = Reader(lexemes_of(sql))
+        while not reader.peek().is_operator("("):
+            reader.take()
+        self._stretches = list(split(reader.take_group()))
+        info = connection.execute(f"PRAGMA main.table_xinfo({quote(name)})").fetchall()
+        self._info = [row for row in info if row[6] in (0, 2, 3)]
+        self._names = [row[1] for row in self._info]
+
+    def read(self) -> TableDefinition:
+        name = self._name
+        _, _, _, _, without_rowid, strict = self._connection.execute(
+            f"PRAGMA main.table_list({quote(name)})"
+        ).fetchone()
+        keys = sorted((row[5], row[1]) for row in self._info if row[5])
+        if not keys:
             raise UsageError(
                 f"table {name} has no primary key, so its rows could not be told apart on another replica",
                 hint="declare one, for instance id TEXT PRIMARY KEY DEFAULT (klal_id())",
             )
-        names = tuple(column_name for _, column_name in sorted(key))
-        return TableDefinition(name, tuple(columns), names, strict, without_rowid)
+        generated = dict(self._generated())
+        columns = tuple(
+            self._column(row, generated, is_only_key=len(keys) == 1, without_rowid=bool(without_rowid))
+            for row in self._info
+        )
+        return TableDefinition(
+            name,
+            columns,
+            tuple(column_name for _, column_name in keys),
+            bool(strict),
+            bool(without_rowid),
+            tuple(self._checks()),
+            tuple(self._uniques({column.name: column for column in columns})),
+            tuple(self._foreign_keys()),
+        )
+
+    def _column(
+        self, row: Sequence[Any], generated: dict[str, tuple[Any, ...]], *, is_only_key: bool, without_rowid: bool
+    ) -> Column:
+        _, name, declared_type, not_null, default, key_position, hidden = row
+        if hidden == 2:  # Virtual.
+            raise UsageError(
+                f"column {name} is generated and virtual, which SQLite does not show to those who watch its writes",
+                hint="declare it STORED, or make a view",
+            )
+        if hidden and not_null:
+            raise UsageError(f"generated column {name} is NOT NULL, which a merge could not keep; leave it out")
+        collation = self._connection.column_metadata("main", self._name, name)[1].upper()
+        words = " ".join(declared_type.upper().split())
+        column = Column(
+            name, words, bool(not_null), _default(name, declared_type, default), collation, generated.get(name, ())
+        )
+        if key_position:
+            _check_key_column(column, is_only=is_only_key, without_rowid=without_rowid)
+        return column
+
+    def _column_of(self, name: str) -> str | None:
+        return find_name(self._names, name)
+
+    def _generated(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for stretch in self._stretches:
+            column = self._column_of(stretch[0].name or "")
+            if column is None or stretch[0].upper in _CONSTRAINT_WORDS:
+                continue
+            reader = Reader(stretch)
+            while not reader.is_done:
+                if reader.peek().upper == "AS" and reader.peek(1).is_operator("("):
+                    reader.take()
+                    yield column, read_tokens(reader.take_group(), TOTAL, f"generated column {column}", self._column_of)
+                elif reader.peek().is_operator("("):
+                    reader.take_group()
+                else:
+                    reader.take()
+
+    def _checks(self) -> Iterator[Check]:
+        for stretch in self._stretches:
+            reader = Reader(stretch)
+            name = ""
+            while not reader.is_done:
+                if reader.skip("CONSTRAINT"):
+                    name = reader.take().name or ""
+                elif reader.peek().upper == "CHECK" and reader.peek(1).is_operator("("):
+                    reader.take()
+                    what = f"CHECK of table {self._name}"
+                    yield Check(name, bare(read_tokens(reader.take_group(), ROW, what, self._column_of)))
+                    name = ""
+                elif reader.peek().is_operator("("):
+                    reader.take_group()
+                else:
+                    reader.take()
+
+    def _uniques(self, columns: dict[str, Column]) -> Iterator[tuple[str, ...]]:
+        lists = self._connection.execute(f"PRAGMA main.index_list({quote(self._name)})").fetchall()
+        for _, index, _, origin, _ in reversed(lists):
+            if origin != "u":
+                continue
+            rows = self._connection.execute(f"PRAGMA main.index_xinfo({quote(index)})").fetchall()
+            terms = [(name, collation.upper()) for _, _, name, _, collation, is_key in rows if is_key]
+            for name, collation in terms:
+                if columns[name].generated:
+                    raise UsageError(f"UNIQUE over the generated column {name} is not replicated; make it a column")
+                if columns[name].collation != collation:
+                    raise UsageError(f"UNIQUE with another collation than column {name} has is not replicated")
+            yield tuple(name for name, _ in terms)
+
+    def _foreign_keys(self) -> Iterator[ForeignKey]:
+        rows = self._connection.execute(f"PRAGMA main.foreign_key_list({quote(self._name)})").fetchall()
+        deferred = self._deferred()
+        groups: dict[int, list[Any]] = {}
+        for row in rows:
+            groups.setdefault(row[0], []).append(row)
+        # SQLite numbers them from the last one declared to the first.
+        for number in sorted(groups, reverse=True):
+            group = sorted(groups[number], key=lambda row: row[1])
+            parent_name, on_update, on_delete = group[0][2], group[0][5], group[0][6]
+            columns = tuple(str(find_name(self._names, row[3])) for row in group)
+            wanted = None if group[0][4] is None else [row[4] for row in group]
+            parent, parent_columns = self._parent(parent_name, wanted)
+            is_deferred = deferred[len(groups) - 1 - number]
+            yield ForeignKey(columns, parent, parent_columns, on_delete, on_update, is_deferred)
+
+    def _parent(self, name: str, wanted: list[str] | None) -> tuple[bytes, tuple[str, ...]]:
+        """Return the parent's id, or b"" for this table, and the declared names of its columns."""
+        if fold(name) == fold(self._name):
+            if wanted is None:
+                keys = sorted((row[5], row[1]) for row in self._info if row[5])
+                return b"", tuple(column for _, column in keys)
+            return b"", tuple(find_name(self._names, column) or column for column in wanted)
+        parents = [table for table in self._schema.tables.values() if fold(table.name) == fold(name)]
+        if not parents:
+            raise UsageError(f"FOREIGN KEY names table {name}, which does not exist; create it first")
+        parent = parents[0]
+        if wanted is None:
+            return parent.table_id, parent.definition.key
+        declared = {fold(state.name): state.column.name for state in parent.columns.values()}
+        columns = tuple(declared.get(fold(column), column) for column in wanted)
+        if not is_parent_key(parent.definition, columns):
+            raise UsageError(f"FOREIGN KEY names columns of table {name} that are neither its key nor UNIQUE in it")
+        return parent.table_id, columns
+
+    def _deferred(self) -> list[bool]:
+        found: list[bool] = []
+        for stretch in self._stretches:
+            reader = Reader(stretch)
+            while not reader.is_done:
+                if reader.skip("REFERENCES"):
+                    found.append(False)
+                elif reader.skip("NOT", "DEFERRABLE"):
+                    pass
+                elif reader.skip("DEFERRABLE", "INITIALLY", "DEFERRED"):
+                    found[-1] = True
+                else:
+                    reader.take()
+        return found
 
 
 def _allow_plain_ddl(
     action: int, first: str | None, _second: str | None, _third: str | None, _fourth: str | None
 ) -> int:
-    allowed = {
-        apsw.SQLITE_CREATE_TABLE,
-        apsw.SQLITE_ALTER_TABLE,
-        apsw.SQLITE_CREATE_INDEX,
-        apsw.SQLITE_INSERT,
-        apsw.SQLITE_UPDATE,
-        apsw.SQLITE_READ,
-        apsw.SQLITE_FUNCTION,
-        apsw.SQLITE_SELECT,
-        apsw.SQLITE_REINDEX,
-        apsw.SQLITE_PRAGMA,
-    }
-    is_own = action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE) and not str(first).startswith("sqlite_")
-    is_pragma = action == apsw.SQLITE_PRAGMA and first not in ("table_xinfo", "table_list", "quick_check")
-    return apsw.SQLITE_OK if action in allowed and not is_own and not is_pragma else apsw.SQLITE_DENY
+    is_own = action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE) and not str(first).startswith(
+        "sqlite_"
+    )
+    is_pragma = action == apsw.SQLITE_PRAGMA and first == "quick_check"  # DROP COLUMN asks.
+    return apsw.SQLITE_OK if is_pragma or (action in _DDL_ACTIONS and not is_own) else apsw.SQLITE_DENY
+
+
+def _allow_reading(
+    action: int, _first: str | None, _second: str | None, _third: str | None, _fourth: str | None
+) -> int:
+    return apsw.SQLITE_OK if action in _READ_ACTIONS else apsw.SQLITE_DENY
+
+
+def try_view(connection: Connection, name: str, view: ViewDefinition) -> bool:
+    """Create a view if what it selects from is there and it does nothing but read; True if so (SCH-8)."""
+    before = connection.authorizer
+    connection.execute("SAVEPOINT klal_view")
+    try:
+        connection.execute(view_sql(name, view))
+        # Prepared and not run: SQLite looks a view's names up when it is used.
+        connection.authorizer = _allow_reading
+        connection.execute(f"EXPLAIN SELECT * FROM {quote(name)}").fetchall()
+    except apsw.Error:
+        connection.authorizer = before
+        connection.execute("ROLLBACK TO klal_view")
+        is_usable = False
+    else:
+        is_usable = True
+    finally:
+        connection.authorizer = before
+    connection.execute("RELEASE klal_view")
+    return is_usable
 
 
 def _check_key_column(column: Column, *, is_only: bool, without_rowid: bool) -> None:
@@ -190,61 +392,274 @@ def _default(column: str, declared_type: str, text: str | None) -> Default | Non
     return Default(literal)
 
 
-def check_words(sql: str) -> None:
-    """Return if a CREATE TABLE or ADD COLUMN uses nothing that this version cannot replicate.
+# -- the user's words --------------------------------------------------------------------
+
+
+_LASTING = {
+    "TRIGGER": (
+        "a trigger in the file would run again wherever its change arrives;"
+        " CREATE TEMP TRIGGER makes one for this connection, and what it writes is replicated"
+    ),
+    "VIRTUAL": (
+        "a virtual table in the file is not replicated;"
+        " CREATE VIRTUAL TABLE temp.NAME makes one for this connection, filled from a replicated table"
+    ),
+}
+
+
+def read_ddl(sql: str, schema: Schema) -> list[SchemaAct]:
+    """Return what a DDL statement declares; nothing when IF [NOT] EXISTS says that there is nothing to do.
 
     Raises:
-        UsageError: In a sentence that says what to do instead.
+        UsageError: Not accepted by SQLite, or not replicable, in a sentence that says what to do instead.
     """
+    scratch = Scratch(schema)
+    try:
+        acts = _read_ddl(sql, schema, scratch)
+        for act in acts:
+            check_act(act)
+    except RefusedError as error:
+        raise UsageError(error.message) from error
+    _check_views(schema, acts, scratch.broken_views)
+    return acts
+
+
+def _read_ddl(sql: str, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
+    reader = Reader(lexemes_of(sql))
+    if reader.skip("CREATE", "TABLE"):
+        return _created_table(sql, schema, scratch)
+    if reader.skip("CREATE", "INDEX") or reader.skip("CREATE", "UNIQUE", "INDEX"):
+        return _created_index(sql, reader, schema, scratch)
+    if reader.skip("CREATE", "VIEW"):
+        return _created_view(sql, reader, schema, scratch)
+    if reader.skip("ALTER", "TABLE"):
+        return _altered(sql, reader, schema, scratch)
+    if reader.skip("DROP"):
+        return _dropped(sql, reader, schema, scratch)
+    kinds = [word for word in words_of(sql)[1:3] if word not in ("TEMP", "TEMPORARY")]
+    kind = kinds[0] if kinds else "..."
+    raise UsageError(_LASTING.get(kind, f"CREATE {kind} is not replicated"))
+
+
+def _check_words(sql: str, refused: dict[str, str]) -> None:
     words = words_of(sql)
-    for word, sentence in _REFUSED_WORDS.items():
+    for word, sentence in refused.items():
         if word in words:
             raise UsageError(f"{word}: {sentence}")
 
 
-def created_table(sql: str, tables: Sequence[TableDefinition]) -> TableDefinition | None:
-    """Return the table that a CREATE TABLE declares, or None when IF NOT EXISTS found it.
-
-    Raises:
-        UsageError: Not accepted by SQLite, or not replicable.
-    """
-    check_words(sql)
-    scratch = Scratch(tables)
-    before = set(scratch.tables())
+def _created_table(sql: str, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
+    _check_words(sql, _REFUSED_WORDS)
+    before = scratch.names("table")
     scratch.run(sql)
-    created = [table for name, table in scratch.tables().items() if name not in before]
+    created = scratch.names("table") - before
     if not created:
-        return None
-    if len(created) > 1:
-        raise UsageError("want one CREATE TABLE in a statement")
-    if is_reserved(created[0].name):
-        raise UsageError(f"table name {created[0].name} is reserved: it begins with klal_ or sqlite_")
-    return created[0]
+        return []
+    name = created.pop()
+    if is_reserved(name):
+        raise UsageError(f"table name {name} is reserved: it begins with klal_ or sqlite_, or ends as an id does")
+    definition = scratch.table(name, schema)
+    while definition.table_id in schema.dropped:
+        definition = msgspec.structs.replace(definition, follows=definition.table_id)
+    if definition.table_id in schema.tables:
+        raise UsageError(f"table {name} was declared already, under another name here")
+    return [CreateTable(definition)]
 
 
-def added_column(sql: str, tables: Sequence[TableDefinition]) -> tuple[str, Column]:
-    """Return (table name, column) that an ALTER TABLE ADD COLUMN declares.
+def _created_index(sql: str, reader: Reader, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
+    is_unique = "UNIQUE" in words_of(sql)[:2]
+    before = scratch.names("index")
+    scratch.run(sql)
+    if scratch.names("index") == before:
+        return []
+    reader.skip("IF", "NOT", "EXISTS")
+    name = reader.take_name()
+    reader.skip("ON")
+    table = _table_named(schema, reader.take_name())
+    column_ids = {state.name: state.column_id for state in table.columns.values()}
+
+    def column_of(column: str) -> bytes | None:
+        found = find_name(list(column_ids), column)
+        return None if found is None else column_ids[found]
+
+    terms = tuple(_term(name, stretch, column_of, table, is_unique=is_unique) for stretch in split(reader.take_group()))
+    condition = (
+        read_tokens(reader.rest(), TOTAL if is_unique else ROW, f"index {name}", column_of)
+        if reader.skip("WHERE")
+        else ()
+    )
+    definition = IndexDefinition(name, table.table_id, terms, is_unique, condition)
+    while definition.object_id in schema.dropped:
+        definition = msgspec.structs.replace(definition, follows=definition.object_id)
+    if definition.object_id in schema.indexes:
+        raise UsageError(f"index {name} was declared already, under another name here")
+    return [CreateIndex(definition)]
+
+
+def _term(
+    index: str,
+    stretch: list[Lexeme],
+    column_of: Callable[[str], bytes | None],
+    table: TableState,
+    *,
+    is_unique: bool,
+) -> IndexTerm:
+    is_descending = stretch[-1].upper == "DESC"
+    if stretch[-1].upper in ("ASC", "DESC"):
+        stretch = stretch[:-1]
+    collation = ""
+    if len(stretch) > 2 and stretch[-2].upper == "COLLATE":
+        collation = (stretch[-1].name or "").upper()
+        stretch = stretch[:-2]
+    expression = read_tokens(stretch, ROW, f"index {index}", column_of)
+    if is_unique:
+        column = table.columns.get(expression[0].value) if len(expression) == 1 else None
+        if column is None or column.column.generated:
+            raise UsageError(
+                f"UNIQUE INDEX {index} is over an expression, and a merge can tell only plain columns apart",
+                hint="make it a column of its own",
+            )
+    return IndexTerm(expression, collation, is_descending)
+
+
+def _created_view(sql: str, reader: Reader, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
+    before = scratch.names("view")
+    scratch.run(sql)
+    if scratch.names("view") == before:
+        return []
+    reader.skip("IF", "NOT", "EXISTS")
+    name = reader.take_name()
+    columns = (
+        tuple(lexeme.name or "" for lexeme in reader.take_group() if lexeme.name)
+        if reader.peek().is_operator("(")
+        else ()
+    )
+    reader.skip("AS")
+    definition = ViewDefinition(name, columns, read_tokens(reader.rest(), VIEW, f"view {name}"))
+    while definition.object_id in schema.dropped:
+        definition = msgspec.structs.replace(definition, follows=definition.object_id)
+    if definition.object_id in schema.views:
+        raise UsageError(f"view {name} was declared already, under another name here")
+    return [CreateView(definition)]
+
+
+def _altered(sql: str, reader: Reader, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
+    table = _table_named(schema, reader.take_name())
+    if reader.skip("ADD"):
+        return _added_column(sql, table, schema, scratch)
+    scratch.run(sql)
+    if reader.skip("RENAME", "TO"):
+        return [Rename(table.table_id, b"", reader.take_name(), _next_number(schema, table.table_id, b""))]
+    if reader.skip("RENAME"):
+        reader.skip("COLUMN")
+        column_id = _column_named(table, reader.take_name())
+        reader.skip("TO")
+        return [Rename(table.table_id, column_id, reader.take_name(), _next_number(schema, table.table_id, column_id))]
+    if reader.skip("DROP"):
+        reader.skip("COLUMN")
+        return [DropColumn(table.table_id, _column_named(table, reader.take_name()))]
+    raise UsageError("of ALTER TABLE, only ADD COLUMN, DROP COLUMN and RENAME are replicated")
+
+
+def _next_number(schema: Schema, table_id: bytes, column_id: bytes) -> int:
+    return schema.rename_numbers.get((table_id, column_id), 0) + 1
+
+
+def _added_column(sql: str, table: TableState, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
+    _check_words(sql, _REFUSED_ADDED_WORDS)
+    if len(table.columns) >= TABLE_COLUMN_COUNT_GROWN_MAX:
+        raise UsageError(f"table {table.name} has {len(table.columns)} columns, which is as wide as one may grow")
+    scratch.run(sql)
+    column = scratch.table(table.name, schema).columns[-1]
+    known = table.columns.keys() | table.dropped
+    if column_id_of(table.table_id, column) in table.columns:
+        raise UsageError(f"column {column.name} of table {table.name} was declared already, under another name here")
+    while column_id_of(table.table_id, column) in known:
+        column = msgspec.structs.replace(column, follows=column_id_of(table.table_id, column))
+    return [AddColumn(table.table_id, column)]
+
+
+def _dropped(sql: str, reader: Reader, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
+    kind = reader.take().upper
+    if kind not in ("TABLE", "INDEX", "VIEW"):
+        raise UsageError(f"DROP {kind or '...'} is not replicated")
+    if reader.skip("IF", "EXISTS") and find_name(list(scratch.names(kind.lower())), reader.peek().name or "") is None:
+        return []
+    name = reader.take_name()
+    scratch.run(sql)
+    if kind == "TABLE":
+        table = _table_named(schema, name)
+        for other in schema.tables.values():
+            if any(key.parent == table.table_id for key in other.foreign_keys):
+                raise UsageError(f"table {name} is referenced by table {other.name}; drop that first")
+        return [Drop(table.table_id)]
+    named = schema.indexes if kind == "INDEX" else schema.views
+    found = [object_id for object_id, (present, _) in named.items() if fold(present) == fold(name)]
+    if not found:
+        raise UsageError(f"there is no {kind.lower()} {name} to drop")
+    return [Drop(found[0])]
+
+
+def _table_named(schema: Schema, name: str) -> TableState:
+    for table in schema.tables.values():
+        if fold(table.name) == fold(name):
+            return table
+    raise UsageError(f"there is no table {name}")
+
+
+def _column_named(table: TableState, name: str) -> bytes:
+    for state in table.columns.values():
+        if fold(state.name) == fold(name):
+            return state.column_id
+    raise UsageError(f"table {table.name} has no column {name}")
+
+
+def _check_views(schema: Schema, acts: list[SchemaAct], broken_before: set[str]) -> None:
+    """Return if no view that is usable now stops being so, and none is made that is not.
 
     Raises:
-        UsageError: Not accepted by SQLite, not replicable, or another kind of ALTER.
+        UsageError: It names the view.
     """
-    words = words_of(sql)
-    if "RENAME" in words[:6] or "DROP" in words[:6]:
-        raise UsageError("RENAME and DROP are not replicated by this version; of ALTER TABLE, only ADD COLUMN is")
-    check_words(sql)
-    scratch = Scratch(tables)
-    before = scratch.tables()
-    scratch.run(sql)
-    for name, table in scratch.tables().items():
-        was = before.get(name)
-        if was is not None and table.columns[:-1] == was.columns:
-            return name, table.columns[-1]
-    raise UsageError("of ALTER TABLE, only ADD COLUMN is replicated by this version")
+    if not schema.views and not any(isinstance(act, CreateView) for act in acts):
+        return
+    broken = Scratch(resolve_with(schema, acts)).broken_views - broken_before
+    if broken:
+        made = {act.definition.name for act in acts if isinstance(act, CreateView)}
+        name = min(broken)
+        if name in made:
+            raise UsageError(f"view {name} cannot be used: it names something that is not replicated or not there")
+        raise UsageError(f"view {name} uses what this changes; drop the view first")
 
 
-def column_sql(column: Column) -> str:
+def resolve_with(schema: Schema, acts: Sequence[SchemaAct]) -> Schema:
+    """Return what a schema becomes with acts that have seen all of it."""
+    newest = b"\xff" * 72
+    return resolve([*schema.stated, *(Stated(newest, act) for act in acts)])
+
+
+# -- SQLite's words ----------------------------------------------------------------------
+
+
+def check_reads_back(definition: TableDefinition) -> None:
+    """Return if SQLite understands a definition as it was meant.
+
+    Raises:
+        MalformedError: SCH-4, SQLite does not accept it or reads something else.
+    """
+    # Foreign keys are names and listed words only, and their parents are elsewhere.
+    alone = msgspec.structs.replace(definition, foreign_keys=())
+    schema = resolve([Stated(b"", CreateTable(alone))])
+    try:
+        again = Scratch(schema).table(definition.name, schema)
+    except (apsw.Error, UsageError) as error:
+        raise MalformedError(f"table {definition.name!r:.40} cannot be created: {error}", rule="SCH-4") from error
+    if msgspec.structs.replace(again, follows=definition.follows) != alone:
+        raise MalformedError(f"table {definition.name!r:.40} is not what its definition says", rule="SCH-4")
+
+
+def column_sql(column: Column, name: str, column_name: Callable[[Any], str]) -> str:
     """Return one column as it stands in CREATE TABLE or ADD COLUMN."""
-    words = [quote(column.name)]
+    words = [quote(name)]
     if column.type:
         words.append(column.type)
     if column.not_null:
@@ -253,19 +668,73 @@ def column_sql(column: Column) -> str:
         words.append(f"DEFAULT {_default_sql(column.default)}")
     if column.collation != "BINARY":
         words.append(f"COLLATE {column.collation}")
+    if column.generated:
+        words.append(f"GENERATED ALWAYS AS ({tokens_sql(column.generated, column_name)}) STORED")
     return " ".join(words)
 
 
-def table_sql(table: TableDefinition) -> str:
-    """Return the CREATE TABLE of a definition."""
-    key = f"PRIMARY KEY({', '.join(map(quote, table.key))})"
-    options = ["STRICT"] * table.strict + ["WITHOUT ROWID"] * table.without_rowid
-    columns = ", ".join(column_sql(column) for column in table.columns)
-    return f"CREATE TABLE {quote(table.name)}({columns}, {key}) {', '.join(options)}".rstrip()
+def table_sql(table: TableState, schema: Schema, name: str | None = None) -> str:
+    """Return the CREATE TABLE of a table as it stands, under its own name or another."""
+    names = names_of(table)
+    definition = table.definition
+    parts = [column_sql(state.column, state.name, names.__getitem__) for state in table.columns.values()]
+    parts.append(f"PRIMARY KEY({_names(names[column] for column in definition.key)})")
+    parts.extend(f"UNIQUE({_names(names[column] for column in unique)})" for unique in definition.uniques)
+    for check in definition.checks:
+        label = f"CONSTRAINT {quote(check.name)} " if check.name else ""
+        # In parentheses of its own, or SQLite would name only the first column where the CHECK fails.
+        parts.append(f"{label}CHECK(({tokens_sql(check.condition, names.__getitem__)}))")
+    parts.extend(_foreign_key_sql(key, table, schema) for key in table.foreign_keys)
+    options = ", ".join(["STRICT"] * definition.strict + ["WITHOUT ROWID"] * definition.without_rowid)
+    return f"CREATE TABLE main.{quote(name or table.name)}({', '.join(parts)}) {options}".rstrip()
+
+
+def names_of(table: TableState) -> dict[str, str]:
+    """Return declared name -> present name of the columns of a table's definition."""
+    return {state.column.name: state.name for state in table.columns.values() if not state.is_added}
+
+
+def _foreign_key_sql(key: ForeignKey, table: TableState, schema: Schema) -> str:
+    names = names_of(table)
+    parent = schema.tables[key.parent] if key.parent else table
+    parent_names = names_of(parent)
+    text = (
+        f"FOREIGN KEY({_names(names[column] for column in key.columns)}) REFERENCES {quote(parent.name)}"
+        f"({_names(parent_names[column] for column in key.parent_columns)})"
+        f" ON DELETE {key.on_delete} ON UPDATE {key.on_update}"
+    )
+    return f"{text} DEFERRABLE INITIALLY DEFERRED" if key.is_deferred else text
+
+
+def index_sql(name: str, index: IndexDefinition, schema: Schema) -> str:
+    """Return the CREATE INDEX of an index over a table that stands."""
+    table = schema.tables[index.table_id]
+
+    def column_name(column_id: bytes) -> str:
+        return table.columns[column_id].name
+
+    terms = []
+    for term in index.terms:
+        text = tokens_sql(term.expression, column_name)
+        if len(term.expression) > 1:
+            text = f"({text})"
+        terms.append(text + (f" COLLATE {term.collation}" if term.collation else "") + " DESC" * term.is_descending)
+    where = f" WHERE {tokens_sql(index.condition, column_name)}" if index.condition else ""
+    unique = "UNIQUE " * index.is_unique
+    return f"CREATE {unique}INDEX main.{quote(name)} ON {quote(table.name)}({', '.join(terms)}){where}"
+
+
+def view_sql(name: str, view: ViewDefinition) -> str:
+    """Return the CREATE VIEW of a view."""
+    columns = f"({_names(view.columns)})" if view.columns else ""
+    return f"CREATE VIEW main.{quote(name)}{columns} AS {tokens_sql(view.select)}"
+
+
+def _names(names: Iterator[str] | Sequence[str]) -> str:
+    return ", ".join(map(quote, names))
 
 
 def _default_sql(default: Default) -> str:
     if default.function:
         return f"({default.function}())" if default.function == "klal_id" else f"({default.function.upper()})"
-    # SQLite's own quoting, so that text, blobs and odd floats come back as they went in.
-    return f"({apsw.format_sql_value(default.literal)})"
+    return f"({literal_sql(default.literal)})"

@@ -28,6 +28,7 @@ from klal.store.history import STATE_APPLIED, STATE_HELD, History, Log
 from klal.store.layout import quote
 from klal.store.rows import Rows
 from klal.store.sql import Connection
+from klal.store.unique import Uniques
 from klal.store.window import order_key
 
 _ROOT_CHUNK_ROW_COUNT = 16 * 1024
@@ -207,6 +208,7 @@ class Replay:
         self.catalog = Catalog(self.connection)
         self.rows = Rows(self.connection)
         self.applier = Applier(self.connection, self.history, self.catalog, self.rows)
+        self.uniques = Uniques(self.connection, self.history, self.catalog, self.rows)
         # Certificates are known beforehand: a header is judged by those in its own past.
         self.applier.closed = list(closed)
         self.applier.not_after_ms = UNIX_MS_MAX
@@ -248,6 +250,7 @@ class Replay:
             for log in self.history.logs.values():
                 while log.applied_length < log.payload_length and self.applier.apply(log, _EPOCH_ANY) is not None:
                     progress = True
+        self.uniques.settle()
 
 
 def rows_root(connection: Connection, catalog: Catalog) -> RowsRoot:
@@ -265,9 +268,9 @@ def rows_root(connection: Connection, catalog: Catalog) -> RowsRoot:
 
 def _root_columns(table: Table) -> list[ColumnInfo]:
     """Return columns in an order that does not depend on who added which first."""
-    declared = {info.column: info for info in table.columns}
-    first = [declared[column] for column in table.definition.columns]
-    added = sorted((info for info in table.columns if info not in first), key=lambda info: info.column_id)
+    declared = {info.column: info for info in table.given}
+    first = [declared[column] for column in table.definition.columns if column in declared]
+    added = sorted((info for info in table.given if info not in first), key=lambda info: info.column_id)
     return [*first, *added]
 
 

@@ -20,7 +20,7 @@ from klal.model.header import Header, Part, header_hash
 from klal.model.payload import slices_of
 from klal.model.seal import Seal
 from klal.rules.merge import ChangeRef
-from klal.store.sql import Connection
+from klal.store.sql import Connection, runner
 
 INLINE_SIZE_MAX = 64 * 1024  # A payload up to this size lies beside its header; larger ones in slices.
 
@@ -73,6 +73,7 @@ class History:
 
     def __init__(self, connection: Connection, space_id: bytes) -> None:
         self._connection = connection
+        self._run = runner(connection)
         self.space_id = space_id
         self.logs: dict[int, Log] = {}
         self.by_id: dict[bytes, Log] = {}
@@ -160,12 +161,10 @@ class History:
         self.lsn_max = lsn = self.lsn_max + 1
         # Chained on the log as well as the number: a line belongs to the newest span.
         if self._span != (log.log, log.length):
-            self._connection.execute("INSERT INTO klal_span VALUES(?,?,?)", (lsn, log.log, log.length))
-        self._span = (log.log, log.length + 1)
-        self._connection.execute(
-            "INSERT INTO klal_change VALUES(?,?,?,?,?)", (lsn, state, stamp, header_bytes, payload)
-        )
+            self._run("INSERT INTO klal_span VALUES(?,?,?)", (lsn, log.log, log.length))
+        self._run("INSERT INTO klal_change VALUES(?,?,?,?,?)", (lsn, state, stamp, header_bytes, payload))
         log.length += 1
+        self._span = (log.log, log.length)
         log.head_hash = hashed
         return lsn
 

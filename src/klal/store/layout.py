@@ -50,16 +50,27 @@ CREATE TABLE klal_close(epoch INTEGER, log INTEGER, seq INTEGER, member_id BLOB 
   WITHOUT ROWID;
 CREATE TABLE klal_epoch(epoch INTEGER PRIMARY KEY, hash BLOB NOT NULL, certificate BLOB NOT NULL);
 
+-- Schema acts that are applied, each once, with the smallest order key of the changes that state it.
+-- What they come to is in the four tables below, and in the file's own schema.
+CREATE TABLE klal_schema(act BLOB PRIMARY KEY, order_key BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE klal_table(tab INTEGER PRIMARY KEY, table_id BLOB NOT NULL UNIQUE, name TEXT NOT NULL,
-  definition BLOB NOT NULL, order_key BLOB NOT NULL);
+  definition BLOB NOT NULL, foreign_keys BLOB NOT NULL);
 CREATE TABLE klal_column(tab INTEGER, column_id BLOB, name TEXT NOT NULL, definition BLOB NOT NULL,
-  is_added INTEGER NOT NULL, PRIMARY KEY(tab, column_id)) WITHOUT ROWID;
+  PRIMARY KEY(tab, column_id)) WITHOUT ROWID;
+CREATE TABLE klal_object(object_id BLOB PRIMARY KEY, kind TEXT NOT NULL, tab INTEGER, name TEXT NOT NULL,
+  definition BLOB NOT NULL, is_built INTEGER NOT NULL) WITHOUT ROWID;
 
 -- What the merge must remember of a key, for the few keys where there is anything.
 CREATE TABLE klal_life(tab INTEGER, key BLOB, life INTEGER NOT NULL, was_deleted INTEGER NOT NULL,
   PRIMARY KEY(tab, key)) WITHOUT ROWID;
 CREATE TABLE klal_dead(tab INTEGER, key BLOB, life INTEGER NOT NULL, is_born INTEGER NOT NULL,
   was_deleted INTEGER NOT NULL, image BLOB NOT NULL, PRIMARY KEY(tab, key)) WITHOUT ROWID;
+-- Rows that are alive and not shown, since another row shows a value that must be UNIQUE.
+CREATE TABLE klal_hidden(tab INTEGER, key BLOB, key_text TEXT NOT NULL, image BLOB NOT NULL, PRIMARY KEY(tab, key))
+  WITHOUT ROWID;
+-- Writes to what was dropped by somebody who had not seen them: in history, and nowhere else.
+CREATE TABLE klal_lost(table_id BLOB, column_id BLOB, log INTEGER, seq INTEGER, name TEXT NOT NULL,
+  row_count INTEGER NOT NULL, PRIMARY KEY(table_id, column_id, log, seq)) WITHOUT ROWID;
 CREATE TABLE klal_conflict(tab INTEGER, key BLOB, column_id BLOB, log INTEGER, seq INTEGER, life INTEGER NOT NULL,
   key_text TEXT NOT NULL, value, winner_log INTEGER, winner_seq INTEGER, winner_value,
   PRIMARY KEY(tab, key, column_id, log, seq)) WITHOUT ROWID;
@@ -86,6 +97,8 @@ FROM klal_change c
 JOIN klal_span s ON s.lsn = (SELECT max(lsn) FROM klal_span WHERE lsn <= c.lsn)
 JOIN klal_log l ON l.log = s.log LEFT JOIN klal_member m USING (member_id);
 CREATE VIEW klal_parked AS SELECT * FROM klal_changes WHERE state IN ('payload missing', 'parked');
+-- Made anew with every change of the schema, to ask each constraint of each row.
+CREATE VIEW klal_violations(kind, "table", "key", detail) AS SELECT NULL, NULL, NULL, NULL WHERE 0;
 CREATE VIEW klal_epochs AS SELECT epoch, lower(hex(hash)) AS certificate FROM klal_epoch;
 """
 
@@ -102,8 +115,12 @@ DERIVED = (
         ),
     ),
     ("klal_past", "log, past_log, seq, length"),
-    ("klal_column", f"{_TABLE.format('column')}, column_id, name, definition, is_added"),
-    ("klal_table", "table_id, name, definition, order_key"),
+    ("klal_hidden", f"{_TABLE.format('hidden')}, key, key_text, image"),
+    ("klal_lost", "table_id, column_id, log, seq, name, row_count"),
+    ("klal_column", f"{_TABLE.format('column')}, column_id, name, definition"),
+    ("klal_table", "table_id, name, definition, foreign_keys"),
+    ("klal_object", "object_id, kind, name, definition, is_built"),
+    ("klal_schema", "act, order_key"),
 )
 """What follows from history, and must come out of it again: table, and what to compare of it."""
 

@@ -9,22 +9,20 @@ Source:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+import apsw
 import msgspec
 
 from klal.errors import UsageError
 from klal.model.codec import pack
 from klal.model.payload import LIFE_MAX
-from klal.model.schema import Key, Value
+from klal.model.schema import Key, Value, key_text
 from klal.rules.merge import ChangeRef, Entry, RowState, same
-from klal.store.catalog import Table
+from klal.store.catalog import Table, decode_image
 from klal.store.sql import Connection
 
-_SIDE_TABLES = ("klal_life", "klal_dead", "klal_conflict")
-_decode_image = msgspec.msgpack.Decoder(dict[bytes, Any]).decode
+_SIDE_TABLES = ("klal_life", "klal_dead", "klal_hidden", "klal_conflict")
 _DELETE_COLUMN = b""
 
 
@@ -49,15 +47,10 @@ def _encode_image(table: Table, cells: Mapping[bytes, Value]) -> bytes:
     kept = {
         column_id: value
         for column_id, value in sorted(cells.items())
-        if (default := defaults.get(column_id, absent)) is absent or not same(default, value)  # type: ignore[arg-type]
+        if column_id in table.by_id
+        and ((default := defaults.get(column_id, absent)) is absent or not same(default, value))  # type: ignore[arg-type]
     }
     return pack(kept)
-
-
-def key_text(key: Key) -> str:
-    """Return a key as people read it: one value bare, several as a JSON list."""
-    shown = [value.hex() if isinstance(value, bytes) else value for value in key]
-    return str(shown[0]) if len(shown) == 1 else json.dumps(shown, ensure_ascii=False)
 
 
 class Rows:
@@ -102,8 +95,10 @@ class Rows:
         encoded = encode_key(key)
         visible = self._connection.execute(table.select_values, key).fetchone()
         entries = self._entries(table, encoded) if self.has_side(table) else ()
+        cells = self._hidden_cells(table, encoded) if visible is None else None
         if visible is not None:
             cells = {info.column_id: value for info, value in zip(table.values, visible[1:], strict=True)}
+        if cells is not None:
             side = self._connection.execute(
                 "SELECT life, was_deleted FROM klal_life WHERE tab = ? AND key = ?", (table.tab, encoded)
             ).fetchone()
@@ -115,19 +110,66 @@ class Rows:
         if dead is None:
             return RowState(entries=entries)
         life, is_born, was_deleted, image = dead
-        cells = {**table.defaults, **_decode_image(image)}
+        cells = {**table.defaults, **decode_image(image)}
         return RowState(life, cells, is_born=bool(is_born), was_deleted=bool(was_deleted), entries=entries)
 
     def save(self, table: Table, key: Key, was: RowState, now: RowState) -> None:
         """Make the file show `now` where it showed `was`."""
         encoded = encode_key(key)
-        if now.is_alive:
-            self._show(table, key, was, now)
+        is_hidden = self._hidden_cells(table, encoded) is not None
+        if now.is_alive and is_hidden:
+            # Whether it may be seen now is settled when the batch is done.
+            self.hide(table, key, now.cells or {})
+        elif now.is_alive:
+            self._show_or_hide(table, key, was, now)
+        elif is_hidden:
+            self._connection.execute("DELETE FROM klal_hidden WHERE tab = ? AND key = ?", (table.tab, encoded))
         elif was.is_alive:
             self._connection.execute(table.delete, key)
         self._remember(table, encoded, now)
         if was.entries != now.entries:
             self._save_entries(table, encoded, key, now.entries)
+
+    def _show_or_hide(self, table: Table, key: Key, was: RowState, now: RowState) -> None:
+        try:
+            self._show(table, key, was, now)
+        except apsw.ConstraintError as error:
+            if getattr(error, "extendedresult", 0) != apsw.SQLITE_CONSTRAINT_UNIQUE:
+                raise
+            self.hide(table, key, now.cells or {})
+
+    # -- rows that UNIQUE hides ----------------------------------------------------------
+
+    def has_hidden(self, table: Table) -> bool:
+        """True when some row of the table is alive and not shown."""
+        sql = "SELECT 1 FROM klal_hidden WHERE tab = ? LIMIT 1"
+        return bool(table.uniques) and self.has_side(table) and self._connection.execute(sql, (table.tab,)).get == 1
+
+    def hidden(self, table: Table) -> dict[Key, dict[bytes, Value]]:
+        """Return the rows of a table that are alive and not shown: key -> cells."""
+        rows = self._connection.execute("SELECT key, image FROM klal_hidden WHERE tab = ?", (table.tab,)).fetchall()
+        return {decode_key(key): {**table.defaults, **decode_image(image)} for key, image in rows}
+
+    def _hidden_cells(self, table: Table, encoded: bytes) -> dict[bytes, Value] | None:
+        if not (table.uniques or self.has_side(table)):
+            return None
+        place = (table.tab, encoded)
+        image = self._connection.execute("SELECT image FROM klal_hidden WHERE tab = ? AND key = ?", place).get
+        return None if image is None else {**table.defaults, **decode_image(image)}
+
+    def hide(self, table: Table, key: Key, cells: Mapping[bytes, Value]) -> None:
+        """Keep a row that is alive beside its table, and show it no more."""
+        self._has_side[table.tab] = True
+        self._connection.execute(table.delete, key)
+        self._connection.execute(
+            "INSERT OR REPLACE INTO klal_hidden VALUES(?,?,?,?)",
+            (table.tab, encode_key(key), key_text(key), _encode_image(table, cells)),
+        )
+
+    def reveal(self, table: Table, key: Key, cells: Mapping[bytes, Value]) -> None:
+        """Show a row that was kept beside its table."""
+        self._connection.execute("DELETE FROM klal_hidden WHERE tab = ? AND key = ?", (table.tab, encode_key(key)))
+        self._show(table, key, RowState(), RowState(cells=cells, is_alive=True))
 
     def _show(self, table: Table, key: Key, was: RowState, now: RowState) -> None:
         cells = now.cells or {}
@@ -237,6 +279,8 @@ class Rows:
     def _save_entries(self, table: Table, encoded: bytes, key: Key, entries: tuple[Entry, ...]) -> None:
         self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", (table.tab, encoded))
         for entry in entries:
+            if entry.column is not None and entry.column not in table.by_id:
+                continue  # Of a column that was dropped: history has it.
             self._has_side[table.tab] = True
             winner = entry.winner or (None, None)
             self._connection.execute(

@@ -7,7 +7,7 @@ is changed: at run time this is apsw's own Connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -33,3 +33,12 @@ if TYPE_CHECKING:
 else:
     Connection = apsw.Connection
     Cursor = apsw.Cursor
+
+
+def runner(connection: Connection) -> Callable[..., object]:
+    """Return an `execute` for statements that give no rows.
+
+    All of them share one cursor, because `Connection.execute` makes a cursor each time,
+    which costs as much as a short statement does.
+    """
+    return connection.cursor().execute

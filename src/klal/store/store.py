@@ -16,7 +16,22 @@ from typing import Any
 import apsw
 
 from klal.errors import DamagedError, MalformedError, MembershipError, ReadOnlyError, UsageError
-from klal.model.acts import Act, AddColumn, Close, CreateTable, Genesis, Invite, Join, make_invitation, make_join
+from klal.model.acts import (
+    Act,
+    AddColumn,
+    Close,
+    CreateIndex,
+    CreateTable,
+    CreateView,
+    DropColumn,
+    Genesis,
+    Invite,
+    Join,
+    Rename,
+    SchemaAct,
+    make_invitation,
+    make_join,
+)
 from klal.model.certificate import Certificate
 from klal.model.codec import HASH_SIZE, UNIX_MS_MAX, pack, unpack
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, header_hash
@@ -30,14 +45,14 @@ from klal.store.apply import Applier
 from klal.store.behind import Behind, Finding
 from klal.store.catalog import Catalog
 from klal.store.epochs import Epochs
-from klal.store.file import alone, create_file, is_as_left, mark_left, translate, translated
+from klal.store.file import alone, create_file, is_as_left, mark_left, translate, translated, unchecked
 from klal.store.history import STATE_HELD, History, Log
 from klal.store.home import Fence, Home, Identity
 from klal.store.intake import Intake
 from klal.store.knowledge import Knowledge
 from klal.store.local import put_aside
 from klal.store.rows import Rows
-from klal.store.sql import Connection
+from klal.store.sql import Connection, runner
 from klal.store.writer import Outcome, OwnLog, Writer, paused
 
 _APPLY_BATCH_COUNT = 1000  # Changes applied in one SQLite transaction: bounds the WAL, not correctness.
@@ -58,6 +73,7 @@ class Store:
     def __init__(self, connection: Connection, path: Path, home: Home, world: World, member_name: str | None) -> None:
         self.path = path
         self.connection = connection
+        self._run = runner(connection)
         self._home = home
         self._world = world
         self._wanted_name = member_name
@@ -131,8 +147,22 @@ class Store:
         return identities[0] if len(identities) == 1 and (file_member is None or self._wanted_name) else None
 
     def refresh(self) -> None:
-        """Read again everything kept in memory; another process may have written."""
+        """Read again everything kept in memory; another process may have written.
+
+        In one transaction, so that it is of one moment: what is read a little later than the
+        rest would be taken for known, and its number in the file for free.
+        """
+        is_alone = not self.connection.in_transaction
         version = self.connection.data_version()
+        if is_alone:
+            self._run("BEGIN -- klal")
+        try:
+            self._read_all(version)
+        finally:
+            if is_alone:
+                self._undo()
+
+    def _read_all(self, version: int) -> None:
         own_log = self._meta("own_log")
         self.history.load(own_log)
         self.catalog.load()
@@ -217,27 +247,13 @@ class Store:
         """
         if durable:
             self._set_synchronous("full")
-        self._begin()
-        if not self._is_fenced:
-            # In a transaction of its own: if the user's is rolled back, the fence stands.
-            try:
-                self._pass_fence()
-                self.connection.execute("COMMIT -- klal")
-                self._data_version = self.connection.data_version()
-            except BaseException:
-                self._undo()
-                raise
-            self._begin()
-        self._depth = 1
-
-    def _begin(self) -> None:
         if self.identity is None:
             raise ReadOnlyError(
                 f"{self.path} is read-only here: the key of its member is not in {self._home.folder}",
                 hint="open it with the home folder that has the key, or join as a new member",
             )
         try:
-            self.connection.execute("BEGIN IMMEDIATE -- klal")
+            self._run("BEGIN IMMEDIATE -- klal")
         except apsw.Error as error:
             raise translate(error, self.path) from error
         try:
@@ -246,9 +262,16 @@ class Store:
                 self._is_fenced = self._is_fenced and self._fence_agrees()
             if self.behind.is_suspect:
                 self.behind.check()
+            if not self._is_fenced:
+                # In a transaction of its own: if the user's is rolled back, the fence stands.
+                self._pass_fence()
+                self._run("COMMIT -- klal")
+                self._data_version = self.connection.data_version()
+                self.begin()
         except BaseException:
             self._undo()
             raise
+        self._depth = 1
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -268,16 +291,15 @@ class Store:
         finally:
             self._undo()
 
-    def commit(self) -> ChangeRef | None:
-        """Append what the transaction did and commit all of it; return the change, if any."""
+    def commit(self) -> int | None:
+        """Append what the transaction did and commit all of it; return the number of its change, if it made one."""
         try:
             if self.behind.found:
                 self.behind.refuse_touched(self.writer.capture)
-            change = self.writer.flush()
-            own = self.writer.own
-            if own is not None and change is not None and (own.log.length % SEAL_EVERY_COUNT) == 0:
+            seq = self.writer.flush()
+            if seq is not None and not (seq + 1) % SEAL_EVERY_COUNT:
                 self._seal()
-            self.connection.execute("COMMIT -- klal")
+            self._run("COMMIT -- klal")
         except apsw.Error as error:
             self.rollback()
             raise translate(error, self.path) from error
@@ -291,7 +313,7 @@ class Store:
             self._set_synchronous("normal")
         if self._listeners:
             self._tell()
-        return change
+        return seq
 
     def listen(self, told: Callable[[], object]) -> Callable[[], None]:
         """Call `told` after every commit of this store and when it is closed; return what ends that."""
@@ -301,52 +323,6 @@ class Store:
     def _tell(self) -> None:
         for told in tuple(self._listeners):
             told()
-
-    @property
-    def is_ready(self) -> bool:
-        """True when a statement can be run as a step of its own at once: the fence is passed, nothing is open."""
-        return self._is_fenced and self._depth == 0 and not self.is_returning
-
-    def run_step(self, sql: str, bindings: object) -> tuple[int, ChangeRef | None]:
-        """Run one statement that gives no rows as a transaction; return (rows changed, change).
-
-        What `begin`, `Writer.run` and `commit` do, written out in one: single-row commits
-        are the commonest thing a program does, and there calls cost as much as SQLite.
-        """
-        connection, writer = self.connection, self.writer
-        try:
-            connection.execute("BEGIN IMMEDIATE -- klal")
-        except apsw.Error as error:
-            raise translate(error, self.path) from error
-        self._depth = 1
-        try:
-            if connection.data_version() != self._data_version:
-                self._catch_up()
-                if self.behind.is_suspect:
-                    self.behind.check()
-                if not self._fence_agrees():
-                    self._is_fenced = False
-                    self.rollback()
-                    self.begin()
-            row_count = writer.run_quietly(sql, bindings)
-            if self.behind.found:
-                self.behind.refuse_touched(writer.capture)
-            change = writer.flush_insert() or writer.flush()
-            if change is not None and not (change.seq + 1) % SEAL_EVERY_COUNT:
-                self._seal()
-            connection.execute("COMMIT -- klal")
-        except apsw.Error as error:
-            self.rollback()
-            raise translate(error, self.path) from error
-        except BaseException:
-            self.rollback()
-            raise
-        self._depth = 0
-        writer.clear()
-        self._data_version = connection.data_version()
-        if self._listeners:
-            self._tell()
-        return row_count, change
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -522,7 +498,7 @@ class Store:
     def apply_ready(self) -> int:
         """Apply every held change whose past and epoch allow it; return how many."""
         total = 0
-        with paused(self.writer.capture), put_aside(self.connection):
+        with paused(self.writer.capture), put_aside(self.connection), unchecked(self.connection):
             while True:
                 with self.writing():
                     count = self._apply_batch()
@@ -575,6 +551,7 @@ class Store:
         self._advance()
 
     def _advance(self) -> None:
+        self.writer.uniques.settle()
         while self.epochs.advance():
             pass
         self._renew_epoch()
@@ -651,23 +628,22 @@ class Store:
             member_id = identity.key.member_id
             acts.insert(0, make_join(ticket.key, self.space_id, member_id, identity.name, ticket.invitation))
         with self.writing(durable=True):
-            for act in ticket.schema:
-                self.writer.declare_act(act)
+            with unchecked(self.connection):
+                for act in ticket.schema:
+                    self.writer.declare_act(act)
             if acts:
                 self._append_acts(*acts)
 
-    def _append_acts(self, *acts: Act) -> ChangeRef:
+    def _append_acts(self, *acts: Act) -> None:
         for act in acts:
             self.writer.note(act)
-        change = self.writer.flush()
+        self.writer.flush()
         own = self.writer.own
         assert own is not None
-        assert change is not None
         self.writer.clear()
         # Sealed here, before its effect: a Close counts with the seal exactly at it.
         self._seal()
         self._after_apply(own.log, acts)
-        return change
 
     # -- writes behind klal's back -------------------------------------------------------
 
@@ -677,14 +653,14 @@ class Store:
             self.behind.check()
         return self.behind.found
 
-    def settle_foreign(self, *, is_adopting: bool) -> tuple[int, ChangeRef | None]:
-        """Make what another program wrote a change of this member's, or take it back; return (rows, change)."""
+    def settle_foreign(self, *, is_adopting: bool) -> tuple[int, int | None]:
+        """Adopt what another program wrote as this member's change, or undo it; return (rows, number of the change)."""
         self.begin()
         try:
             self.behind.check()
             settle = self.behind.adopt if is_adopting else self.behind.undo
             count = settle(self.writer.capture)
-            change = self.commit()
+            seq = self.commit()
         except apsw.Error as error:
             self.rollback()
             self.behind.is_suspect = True
@@ -694,7 +670,7 @@ class Store:
                 self.rollback()
             self.behind.is_suspect = True
             raise
-        return count, change
+        return count, seq
 
     # -- acts of this member -------------------------------------------------------------
 
@@ -727,15 +703,28 @@ class Store:
         log_id = self.connection.execute("SELECT log_id FROM klal_member WHERE ticket_id IS NULL").get
         return self.history.by_id[log_id]
 
-    def _schema(self) -> tuple[CreateTable | AddColumn, ...]:
-        acts: list[CreateTable | AddColumn] = []
-        for table in self.catalog.by_id.values():
-            acts.append(CreateTable(table.definition))
-            acts.extend(
-                AddColumn(table.table_id, info.column)
-                for info in table.columns
-                if info.column not in table.definition.columns
-            )
+    def _schema(self) -> tuple[SchemaAct, ...]:
+        """Return the acts that what is declared and not dropped comes from, in an order in which they apply."""
+        schema = self.catalog.schema
+        acts: list[SchemaAct] = []
+        for stated in schema.stated:
+            act = stated.act
+            match act:
+                case CreateTable():
+                    stands = act.definition.table_id in schema.tables
+                case CreateIndex():
+                    stands = act.definition.object_id in schema.indexes
+                case CreateView():
+                    stands = act.definition.object_id in schema.views
+                case AddColumn() | DropColumn():
+                    stands = act.table_id in schema.tables
+                case Rename():
+                    newest = schema.rename_numbers.get((act.table_id, act.column_id))
+                    stands = act.table_id in schema.tables and act.number == newest
+                case _:
+                    stands = False
+            if stands:
+                acts.append(act)
         return tuple(acts)
 
     def finish(self) -> int:

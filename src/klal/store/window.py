@@ -18,6 +18,7 @@ from klal.model.payload import Segment, decode_segments
 from klal.model.schema import Key
 from klal.rules.merge import ChangeRef, Write
 from klal.rules.order import OrderKey, draw_of
+from klal.store.catalog import Table
 from klal.store.history import STATE_APPLIED, History, Log, Stored
 
 _TOUCH_COUNT_MAX = 4_000_000  # About 600 MB; beyond this the index is rebuilt for what is needed now.
@@ -62,13 +63,17 @@ class Window:
         touches = self._touches.get(table_id)
         return set() if not touches else touches.keys() & set(keys)
 
-    def writes(self, unseen: Mapping[int, tuple[int, int]], table_id: bytes, key: Key) -> list[Write]:
-        """Return the window's writes of one key."""
+    def writes(self, unseen: Mapping[int, tuple[int, int]], table: Table, key: Key) -> list[Write]:
+        """Return the window's writes of one key, of the columns that the table has."""
         found = []
-        for change, order, segment, row in self._touches.get(table_id, {}).get(key, ()):
+        for change, order, segment, row in self._touches.get(table.table_id, {}).get(key, ()):
             start, stop = unseen.get(change.log, (0, 0))
             if start <= change.seq < stop:
-                cells = {column: values[row] for column, values in zip(segment.columns, segment.values, strict=True)}
+                cells = {
+                    column: values[row]
+                    for column, values in zip(segment.columns, segment.values, strict=True)
+                    if column in table.by_id
+                }
                 found.append(Write(change, order, segment.kind, segment.life(row), cells))
         return found
 

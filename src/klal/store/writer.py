@@ -10,7 +10,7 @@ Source:
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,33 +18,37 @@ from typing import Any, NamedTuple
 import apsw
 
 from klal.errors import RefusedError, UsageError
-from klal.model.acts import Act, AddColumn, Close, CreateTable, encode_acts
-from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX, tree_leaf
-from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Part, encode_header, header_hash
+from klal.model.acts import Act, Close, SchemaAct, encode_acts
+from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
-from klal.model.schema import TABLE_COLUMN_COUNT_GROWN_MAX, Key, Value, check_definition, fold, is_reserved
+from klal.model.schema import Key, Value, fold, is_reserved
 from klal.ports import Clock, Entropy
-from klal.rules.merge import ChangeRef
-from klal.rules.order import OrderKey, draw_of, order_stamp
-from klal.store.apply import Applier, order_bytes
+from klal.rules.merge import ChangeRef, same
+from klal.rules.order import OrderKey, draw_of, order_bytes, order_stamp
+from klal.store.apply import Applier
 from klal.store.capture import (
     Capture,
     Net,
+    Row,
     TableCapture,
     encode_inserts,
+    encode_update,
     segments_of_deletes,
     segments_of_inserts,
     segments_of_updates,
 )
-from klal.store.catalog import Catalog, Table, check_addable
-from klal.store.declare import added_column, created_table, first_word, is_blank, savepoint_name, words_of
-from klal.store.file import allow_klal_id, translate
+from klal.store.catalog import Catalog, Table
+from klal.store.declare import read_ddl
+from klal.store.file import allow_klal_id, translate, unchecked
 from klal.store.history import INLINE_SIZE_MAX, STATE_APPLIED, History, Log
 from klal.store.local import SHAPING, is_local, put_aside
 from klal.store.rows import Rows
-from klal.store.sql import Connection
+from klal.store.sql import Connection, runner
+from klal.store.sqltext import first_word, is_blank, savepoint_name, words_of
+from klal.store.unique import Uniques
 
-_UNNAMED_ORDER = b"\xff" * 72  # Sorts after every real order key; replaced when the change has one.
+_PartBytes = tuple[bytes, bytes, int]  # Table id, bytes, row count.
 _COUNTER_MAX = 0xFFFF
 # Ends the user's SQL. The authorizer is asked when a statement is prepared, and SQLite's cache of
 # prepared statements goes by the text: without it, klal's own text would be run unasked.
@@ -56,24 +60,11 @@ _READ_WORDS = {"SELECT", "VALUES", "EXPLAIN", "WITH", "PRAGMA"}
 _WRITE_WORDS = {"INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"}
 _TRANSACTION_WORDS = {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"}
 _UNREPLICATED_WORDS = {
-    "ANALYZE": "ANALYZE is not replicated by this version",
+    "ANALYZE": "ANALYZE is not replicated",
     "ATTACH": "ATTACH would put a second file beside this one, past klal; open it by a connection of its own",
     "DETACH": "DETACH has nothing to detach: ATTACH is not allowed here",
-    "DROP": "DROP is not replicated by this version; only what was made in temp can be dropped",
-    "REINDEX": "REINDEX is not replicated by this version",
-    "VACUUM": "VACUUM is not replicated by this version",
-}
-_LASTING = {
-    "INDEX": "CREATE INDEX is not replicated by this version",
-    "VIEW": "a view in the file is not replicated; CREATE TEMP VIEW makes one for this connection",
-    "TRIGGER": (
-        "a trigger in the file would run again wherever its change arrives;"
-        " CREATE TEMP TRIGGER makes one for this connection, and what it writes is replicated"
-    ),
-    "VIRTUAL": (
-        "a virtual table in the file is not replicated;"
-        " CREATE VIRTUAL TABLE temp.NAME makes one for this connection, filled from a replicated table"
-    ),
+    "REINDEX": "REINDEX is not replicated",
+    "VACUUM": "VACUUM is not replicated",
 }
 _READABLE_PRAGMAS = {
     "table_info",
@@ -120,6 +111,7 @@ class Writer:
         path: object,
     ) -> None:
         self._connection = connection
+        self._run = runner(connection)
         self._history = history
         self._catalog = catalog
         self._rows = rows
@@ -138,6 +130,7 @@ class Writer:
         self._salt_at = 0
         self._plans: dict[str, str] = {}
         self.capture = Capture(connection, lambda name: catalog.by_name.get(fold(name)))
+        self.uniques = Uniques(connection, history, catalog, rows)
         self.own: OwnLog | None = None
         self.epoch = 0
         connection.authorizer = self._authorize
@@ -170,7 +163,7 @@ class Writer:
             return word
         if word in ("CREATE", "DROP") and self._is_local(sql):
             return "local"
-        if word in ("CREATE", "ALTER"):
+        if word in ("CREATE", "ALTER", "DROP"):
             return "ddl"
         if word not in _READ_WORDS | _WRITE_WORDS:
             if word in _UNREPLICATED_WORDS:
@@ -244,20 +237,14 @@ class Writer:
             raise UsageError(f"a text is not valid Unicode, so it cannot travel: {error}") from error
         return seen[0] if seen else (sql, False)
 
-    def run(self, sql: str, bindings: Any, *, gives_rows: bool = True) -> Outcome:
-        """Run one read or write statement of the user's inside the running transaction.
-
-        Args:
-            gives_rows: False spares the work of naming columns that are not there.
-        """
+    def run(self, sql: str, bindings: Any) -> Outcome:
+        """Run one statement of the user's that gives rows."""
         columns: list[tuple[str, ...]] = []
 
         def name_columns(cursor: apsw.Cursor, _statement: str, _bindings: object) -> bool:
             columns.append(tuple(name for name, *_ in cursor.get_description()))
             return True
 
-        if not gives_rows:
-            return Outcome(self.run_quietly(sql, bindings), (), [])
         with self._running() as before:
             cursor = self._connection.cursor()
             # Asked before the first step: a finished statement no longer knows its columns.
@@ -265,19 +252,18 @@ class Writer:
             rows = cursor.execute(sql + _USERS, bindings).fetchall()
             return Outcome(self._connection.total_changes() - before, columns[0] if columns else (), rows)
 
-    def run_quietly(self, sql: str, bindings: Any) -> int:
-        """Run a statement that gives no rows, and return how many it changed: kept short, as `run_step` is."""
-        connection = self._connection
-        before = connection.total_changes()
+    def run_quietly(self, sql: str, bindings: Any) -> tuple[int, tuple[str, ...], list[tuple[Value, ...]]]:
+        """Run one statement of the user's that gives no rows."""
+        # What `_running` does, without it: a context manager costs as much as a short statement.
         self._is_user = True
         try:
-            connection.execute(sql + _USERS, bindings)
+            self._run(sql + _USERS, bindings)
         except BaseException as error:
             self._fail(error)
             raise
         finally:
             self._is_user = False
-        return connection.total_changes() - before
+        return self._connection.changes(), (), []
 
     def run_many(self, sql: str, rows: Iterable[Any]) -> Outcome:
         """Run one statement for each row of bindings."""
@@ -365,49 +351,36 @@ class Writer:
     # -- DDL -------------------------------------------------------------------------
 
     def declare(self, sql: str) -> Outcome:
-        """Run a CREATE TABLE or ALTER TABLE ADD COLUMN and note it as an act.
+        """Run a CREATE, ALTER or DROP and note it as acts.
 
         Raises:
-            UsageError: Anything else, or what cannot be replicated.
+            UsageError: What SQLite does not accept, or what cannot be replicated.
         """
-        word = "ALTER" if first_word(sql) == "ALTER" else "CREATE"
+        acts = read_ddl(sql, self._catalog.schema)
+        self._connection.execute("SAVEPOINT klal_declare")
         try:
-            with put_aside(self._connection):
-                self._create(sql) if word == "CREATE" else self._add_column(sql)
-        except RefusedError as error:
-            raise UsageError(error.message) from error
+            with put_aside(self._connection), unchecked(self._connection), paused(self.capture):
+                for act in acts:
+                    self._catalog.declare(act)
+        except BaseException as error:
+            self._connection.execute("ROLLBACK TO klal_declare")
+            self._connection.execute("RELEASE klal_declare")
+            self._catalog.load()
+            if isinstance(error, RefusedError):
+                raise UsageError(error.message) from error
+            if isinstance(error, apsw.Error):
+                raise translate(error, "the statement") from error
+            raise
+        self._connection.execute("RELEASE klal_declare")
+        self._acts.extend(acts)
+        self.capture.redeclare(self._catalog.by_id)
+        self._rows.forget()
         self._plans.clear()
         return Outcome(0, (), [])
 
-    def _add_column(self, sql: str) -> None:
-        table_name, column = added_column(sql, self._catalog.definitions())
-        table = self._catalog.named(table_name)
-        check_addable(column)
-        if len(table.columns) >= TABLE_COLUMN_COUNT_GROWN_MAX:
-            raise UsageError(f"table {table.name} has {len(table.columns)} columns, which is as wide as one may grow")
-        self._catalog.declare_column(table.table_id, column)
-        self._acts.append(AddColumn(table.table_id, column))
-        self.capture.retable(self._catalog.by_id[table.table_id])
-
-    def _create(self, sql: str) -> None:
-        kind = [word for word in words_of(sql)[:5] if word == "TABLE" or word in _LASTING]
-        if kind[:1] != ["TABLE"]:
-            raise UsageError(_LASTING[kind[0]] if kind else "of CREATE, only CREATE TABLE is replicated")
-        definition = created_table(sql, self._catalog.definitions())
-        if definition is None:
-            return
-        check_definition(definition)
-        if definition.table_id in self._catalog.by_id:
-            raise UsageError(f"table {definition.name} was declared already, under another name here")
-        self._catalog.declare_table(definition, _UNNAMED_ORDER)
-        self._acts.append(CreateTable(definition))
-
-    def declare_act(self, act: CreateTable | AddColumn) -> None:
-        """Declare a table or column that came as data, as a ticket's do."""
-        if isinstance(act, CreateTable):
-            self._catalog.declare_table(act.definition, _UNNAMED_ORDER)
-        else:
-            self._catalog.declare_column(act.table_id, act.column)
+    def declare_act(self, act: SchemaAct) -> None:
+        """Declare what came as data, as a ticket's schema does."""
+        self._catalog.declare(act)
 
     def note(self, act: Act) -> None:
         """Add an act to the running transaction."""
@@ -450,54 +423,45 @@ class Writer:
         self._acts.clear()
         self._savepoints.clear()
 
-    def flush(self) -> ChangeRef | None:
-        """Append what the running transaction did; None when it did nothing.
+    def flush(self) -> int | None:
+        """Append what the running transaction did, and return its number in the own log; None when it did nothing.
 
         Raises:
             UsageError: Rows that cannot be told apart elsewhere, or too many tables at once.
         """
-        if self.capture.is_spoiled:
+        capture = self.capture
+        if capture.is_spoiled:
             raise UsageError("a row that cannot travel was written by a statement that failed, so nothing was stored")
-        parts: list[tuple[bytes, bytes, int]] = []
+        parts: list[_PartBytes] = []
         if self._acts:
             parts.append((ACTS_TABLE, encode_acts(tuple(self._acts), self._salt()), len(self._acts)))
-        if not self.capture.is_empty:
-            only = self.capture.only_inserts()
-            if only is not None and not self._rows.has_side(only.table):
-                parts = [*parts, self._part_of_inserts(only)] if parts else [self._part_of_inserts(only)]
-            else:
-                parts.extend(self._part(table, net) for table, net in self._net())
+        only = capture.only()
+        part = None if only is None else self._plain_part(only)
+        if part is not None:
+            parts.append(part)
+        elif not capture.is_empty:
+            parts.extend(self._part(table, net) for table, net in self._net())
         if not parts:
             return None
-        return self.append(parts)
+        seq = self.append(parts)
+        if self._catalog.unsettled:
+            with unchecked(self._connection), paused(self.capture):
+                self.uniques.settle()
+        return seq
 
-    def flush_insert(self) -> ChangeRef | None:
-        """Append a transaction that did nothing but insert one row; None when it did anything else.
+    def _plain_part(self, capture: TableCapture) -> _PartBytes | None:
+        """Return the part of new rows, or of one row updated, in a table that remembers nothing of any key.
 
-        Law: the change is the one that `flush` would append.
+        None for whatever else happened. Law: the part is the one that `_part` makes of the
+        same rows; here nothing is looked up or folded key by key.
         """
-        own, capture = self.own, self.capture.only_inserts()
-        if own is None or capture is None or self._acts or not own.past_is_fresh:
+        table = capture.table
+        if self._rows.has_side(table):
             return None
-        rows, table = capture.inserted, capture.table
-        if len(rows) != 1 or capture.spilled or self._rows.has_side(table):
-            return None
-        history, log = self._history, own.log
-        payload = self._salt() + encode_inserts(table, rows)
-        if len(payload) > INLINE_SIZE_MAX:
-            return None
-        seq, closed, clock = log.length, self._applier.closed, self._tick(own)
-        part = (table.table_id, tree_leaf(payload), len(payload), 1)
-        certificate = closed[-1].certificate_hash if closed else NO_CERTIFICATE
-        backlink = log.head_hash if seq else log.log_id
-        encoded = encode_header(seq, self.epoch, clock, backlink, certificate, (), (part,))
-        own.stamp_max = stamp = order_stamp(clock >> 16, self._applier.not_after_ms, own.stamp_max)
-        history.append(log, encoded, header_hash(history.space_id, encoded), STATE_APPLIED, stamp, payload)
-        log.payload_length = log.applied_length = seq + 1
-        log.order_stamp = stamp
-        if log.vector is not None:
-            log.vector[log.log] = seq + 1
-        return ChangeRef(log.log, seq)
+        if not capture.is_mixed:
+            return self._part_of_inserts(capture)
+        encoded = encode_update(table, *capture.events[0]) if len(capture.events) == 1 else None
+        return None if encoded is None else (table.table_id, self._salt() + encoded, 1)
 
     def _net(self) -> Iterator[tuple[Table, Net]]:
         for capture in self.capture.captures():
@@ -506,13 +470,12 @@ class Writer:
                 capture.mix()
         return self.capture.net()
 
-    def _part_of_inserts(self, capture: TableCapture) -> tuple[bytes, bytes, int]:
-        """Return the part of a transaction that only inserted new keys in one table."""
-        encoded = capture.spilled
-        count = capture.spilled_count + len(capture.inserted)
-        if capture.inserted:
-            encoded = [*encoded, encode_inserts(capture.table, capture.inserted)]
-        return capture.table.table_id, b"".join((self._salt(), *encoded)), count
+    def _part_of_inserts(self, capture: TableCapture) -> _PartBytes:
+        table, rows = capture.table, capture.inserted
+        encoded = [self._salt(), *capture.spilled]
+        if rows:
+            encoded.append(encode_inserts(table, rows))
+        return table.table_id, b"".join(encoded), capture.spilled_count + len(rows)
 
     def _salt(self) -> bytes:
         """Return 16 bytes never returned before, drawn from the dice many at a time."""
@@ -523,9 +486,13 @@ class Writer:
         self._salt_at = at + SALT_SIZE
         return self._salts[at : at + SALT_SIZE]
 
-    def _part(self, table: Table, net: Net) -> tuple[bytes, bytes, int]:
+    def _part(self, table: Table, net: Net) -> _PartBytes:
         lives: dict[Key, int] = {}
         has_side = self._rows.has_side(table)
+        if has_side and self._rows.has_hidden(table):
+            changed = [key for key, (old, new) in net.updates.items() if self._touches_unique(table, old, new)]
+            self.uniques.check_local(table, [*net.inserts, *changed])
+            self._catalog.unsettled.add(table.tab)
         for key, row in net.deletes.items():
             lives[key] = self._rows.local_delete(table, key, row)
         if has_side:
@@ -546,36 +513,35 @@ class Writer:
         count = net.spilled_count + len(net.deletes) + len(net.updates) + len(net.inserts)
         return table.table_id, b"".join((self._salt(), *encoded)), count
 
-    def append(self, parts: list[tuple[bytes, bytes, int]]) -> ChangeRef:
-        """Append one change with these (table id, bytes, row count) parts to the own log.
+    @staticmethod
+    def _touches_unique(table: Table, old: Row, new: Row) -> bool:
+        return any(
+            info.column_id in table.unique_ids and not same(before, after)
+            for info, before, after in zip(table.columns, old, new, strict=True)
+        )
 
-        With more heads than a header can name, headers without payload join them first (D5).
+    def append(self, parts: Sequence[_PartBytes], heads: Sequence[ChangeRef] = ()) -> int:
+        """Append one change with these parts to the own log, and return its number.
+
+        Args:
+            parts: At most one of a table.
+            heads: Applied heads that the change names as its past; those not named yet are added.
         """
         own = self.own
         assert own is not None, "a write transaction has a log to write to"
-        if len(parts) > PART_COUNT_MAX:
-            raise UsageError(f"the transaction writes {len(parts)} tables, want at most {PART_COUNT_MAX}")
         if not own.past_is_fresh:
-            heads = self._history.maximal_heads(self._history.head_vector(own.log))
-            heads = [head for head in heads if head.log != own.log.log]
-            while len(heads) > PAST_COUNT_MAX:
-                self._append_header(own, heads[:PAST_COUNT_MAX], [])
-                heads = heads[PAST_COUNT_MAX:]
-            own.past_is_fresh = True
-            return self._append_header(own, heads, parts)
-        return self._append_header(own, [], parts)
-
-    def _append_header(self, own: OwnLog, heads: list[ChangeRef], parts: list[tuple[bytes, bytes, int]]) -> ChangeRef:
+            heads = self._meet(own)
         history, log = self._history, own.log
         seq = log.length
-        ref = ChangeRef(log.log, seq)
-        past = self._see_past(ref, heads) if heads else ()
+        past = self._see_past(ChangeRef(log.log, seq), heads) if heads else ()
         if len(parts) == 1:
             table_id, payload, row_count = parts[0]
-            sizes = [Part(table_id, part_root(payload), len(payload), row_count)]
+            sizes = [(table_id, part_root(payload), len(payload), row_count)]
+        elif len(parts) > PART_COUNT_MAX:
+            raise UsageError(f"the transaction writes {len(parts)} tables, want at most {PART_COUNT_MAX}")
         else:
             parts = sorted(parts)
-            sizes = [Part(table_id, part_root(data), len(data), row_count) for table_id, data, row_count in parts]
+            sizes = [(table_id, part_root(data), len(data), row_count) for table_id, data, row_count in parts]
             payload = b"".join([data for _, data, _ in parts])
         if len(payload) > PART_SIZE_MAX:
             raise UsageError(f"the transaction writes {len(payload)} bytes, want at most {PART_SIZE_MAX}")
@@ -583,27 +549,39 @@ class Writer:
         certificate = closed[-1].certificate_hash if closed else NO_CERTIFICATE
         clock = self._tick(own)
         backlink = log.head_hash if seq else log.log_id
-        is_sealed = any(isinstance(act, Close) for act in self._acts)
+        acts = self._acts if parts else ()  # A header that only joins heads is not the one that the acts are in.
+        is_sealed = bool(acts) and any(isinstance(act, Close) for act in acts)
         encoded = encode_header(seq, self.epoch, clock, backlink, certificate, past, sizes, is_sealed=is_sealed)
         hashed = header_hash(history.space_id, encoded)
         own.stamp_max = stamp = order_stamp(clock >> 16, self._applier.not_after_ms, own.stamp_max)
-        if len(payload) <= INLINE_SIZE_MAX:
-            history.append(log, encoded, hashed, STATE_APPLIED, stamp, payload)
-        else:
-            lsn = history.append(log, encoded, hashed, STATE_APPLIED, stamp, None)
+        is_inline = len(payload) <= INLINE_SIZE_MAX
+        lsn = history.append(log, encoded, hashed, STATE_APPLIED, stamp, payload if is_inline else None)
+        if not is_inline:
             for index, (_, data, _) in enumerate(parts):
                 history.store_slices(lsn, index, data)
         log.payload_length = log.applied_length = seq + 1
         log.order_stamp = stamp
         if log.vector is not None:
             log.vector[log.log] = seq + 1
-        if self._acts and any(isinstance(act, CreateTable) for act in self._acts):
+        if acts and any(isinstance(act, SchemaAct) for act in acts):
             draw = draw_of(history.space_id, certificate, log.member_id)
-            order = order_bytes(OrderKey(stamp, draw, hashed))
-            self._connection.execute("UPDATE klal_table SET order_key = ? WHERE order_key = ?", (order, _UNNAMED_ORDER))
-        return ref
+            self._catalog.name_order(order_bytes(OrderKey(stamp, draw, hashed)))
+        return seq
 
-    def _see_past(self, ref: ChangeRef, heads: list[ChangeRef]) -> list[bytes]:
+    def _meet(self, own: OwnLog) -> list[ChangeRef]:
+        """Return the applied heads that the own log has not named yet.
+
+        With more than a header can name, headers without payload join them first (D5).
+        """
+        own.past_is_fresh = True
+        heads = self._history.maximal_heads(self._history.head_vector(own.log))
+        heads = [head for head in heads if head.log != own.log.log]
+        while len(heads) > PAST_COUNT_MAX:
+            self.append((), heads[:PAST_COUNT_MAX])
+            heads = heads[PAST_COUNT_MAX:]
+        return heads
+
+    def _see_past(self, ref: ChangeRef, heads: Sequence[ChangeRef]) -> list[bytes]:
         """Record what these heads bring into the past of `ref`, and return their hashes, ascending."""
         history = self._history
         log = history.logs[ref.log]
@@ -618,7 +596,9 @@ class Writer:
 
     def _tick(self, own: OwnLog) -> int:
         """Return the next stamp of the hybrid logical clock: unix_ms << 16 | counter, always rising."""
-        unix_ms = min(max(self._clock.unix_ms(), 0), UNIX_MS_MAX - 1)
+        unix_ms = self._clock.unix_ms()
+        if unix_ms >= UNIX_MS_MAX:
+            unix_ms = UNIX_MS_MAX - 1
         if unix_ms > own.unix_ms:
             own.unix_ms, own.counter = unix_ms, 0
         elif own.counter < _COUNTER_MAX:
