@@ -14,7 +14,19 @@ from klal import errors
 from klal.api import check_certificate_file, create, join, new_id, open  # noqa: A004 - klal.open, as one says gzip.open
 from klal.model.certificate import Certificate
 from klal.replica import Replica
-from klal.reports import ChangeId, Closed, Conflict, Coverage, Missing, Progress, Status, SyncReport, Violation
+from klal.reports import (
+    ChangeId,
+    Closed,
+    Conflict,
+    Coverage,
+    Event,
+    ForeignWrite,
+    Missing,
+    Progress,
+    Status,
+    SyncReport,
+    Violation,
+)
 
 __all__ = [
     "Certificate",
@@ -22,6 +34,8 @@ __all__ = [
     "Closed",
     "Conflict",
     "Coverage",
+    "Event",
+    "ForeignWrite",
     "Missing",
     "Progress",
     "Replica",

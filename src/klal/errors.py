@@ -7,7 +7,7 @@
       RefusedError       foreign bytes broke a rule            .rule, .evidence; nothing was stored
         MalformedError  SignatureError  LinkError  ForkError  MembershipError
       StoreError         the disk or the file                  .hint
-        BusyError  DamagedError  NotKlalError  NewerFormatError  ReadOnlyError
+        BusyError  DamagedError  ForeignWritesError  NotKlalError  NewerFormatError  ReadOnlyError
       TransportError     the wire                              try again
 
 "Not yet", "already have it" and "nothing to do" are values, never exceptions.
@@ -146,6 +146,10 @@ class BusyError(StoreError):
 
 class DamagedError(StoreError):
     """The file's bytes contradict themselves: a page, a hash or a link in it is not what was written."""
+
+
+class ForeignWritesError(StoreError):
+    """Another program wrote to the tables, and what it wrote is neither adopted nor undone yet. Nothing was done."""
 
 
 class NotKlalError(StoreError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +23,7 @@ from klal.reports import (
     Conflict,
     Coverage,
     Finished,
+    ForeignWrite,
     Holders,
     LogEntry,
     MemberStatus,
@@ -35,6 +37,8 @@ from klal.reports import (
     Verified,
     Violation,
 )
+from klal.rules.merge import same
+from klal.store.behind import Finding, shown
 from klal.store.bulk import insert_many
 from klal.store.catalog import Table
 from klal.store.checks import check_store
@@ -44,6 +48,7 @@ from klal.store.store import Store
 from klal.survey import Survey
 from klal.sync.drive import Outcome, drive
 from klal.sync.station import Station
+from klal.watch import AsyncWatch, LiveQuery, Since, Watch
 
 Connect = Callable[[str], Station]
 OnProgress = Callable[[Progress], None]
@@ -64,6 +69,7 @@ class Replica:
         self._store = store
         self._connect = connect
         self._is_in_block = False
+        self._conflict_watches: list[_ConflictWatch] = []
 
     # -- identity ------------------------------------------------------------------------
 
@@ -136,6 +142,8 @@ class Replica:
             return self._stepped(writer.run, sql, parameters)
         if plan == "ddl":
             return self._stepped(lambda text, _: writer.declare(text), sql, ())
+        if plan == "local":
+            return self._stepped(lambda text, _: writer.shape(text), sql, ())
         return self._transact(plan, sql)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Value] | Mapping[str, Value]]) -> Result:
@@ -267,6 +275,75 @@ class Replica:
         seq = store.commit()
         return Result(row_count, None if seq is None else ChangeId(self.log_id, seq), columns, rows, types)
 
+    # -- live ----------------------------------------------------------------------------
+
+    def watch(
+        self,
+        sql: str,
+        parameters: Sequence[Value] | Mapping[str, Value] = (),
+        *,
+        since: Since | None = None,
+        timeout: float | None = None,
+    ) -> Watch:
+        """Return an iterator of what changes in the rows of a SELECT, from now on or since a change.
+
+        `.rows` are those of the beginning, and `.poll()` looks without waiting. Changes of another
+        process on this file are noticed within `klal.watch.POLL_S` seconds. It ends when the replica is closed.
+
+        Args:
+            since: An event's `heads`, to go on after a restart: the first event then holds what changed
+                meanwhile. A single change stands for the state that it had seen.
+            timeout: End after this many seconds without an event; 0 gives what is there already.
+
+        Raises:
+            UsageError: Not a SELECT, or a `since` that is not applied here.
+        """
+        return Watch(self._live_query(sql, parameters, since), timeout)
+
+    def watch_async(
+        self,
+        sql: str,
+        parameters: Sequence[Value] | Mapping[str, Value] = (),
+        *,
+        since: Since | None = None,
+        timeout: float | None = None,
+    ) -> AsyncWatch:
+        """Return an asynchronous iterator as `watch` gives a plain one.
+
+        What this process commits wakes it at once. The loop must run on the thread that uses the replica.
+        """
+        return AsyncWatch(self._live_query(sql, parameters, since), timeout)
+
+    def _live_query(
+        self, sql: str, parameters: Sequence[Value] | Mapping[str, Value], since: Since | None
+    ) -> LiveQuery:
+        if self._store.in_transaction:
+            raise UsageError("a watch cannot begin inside a transaction")
+        return LiveQuery(self._store, sql, parameters, since)
+
+    def on_conflict(self, callback: Callable[[list[Conflict]], None]) -> Callable[[], None]:
+        """Have `callback` called with the new conflicts after a sync or finish has merged and committed them.
+
+        What it raises passes through to whoever called `sync` or `finish`; everything is committed
+        before, and it is not called again for the same ones.
+
+        Returns:
+            A function that ends it.
+        """
+        watch = _ConflictWatch(callback, {_entry_of(conflict) for conflict in self.conflicts()})
+        self._conflict_watches.append(watch)
+        return lambda: self._conflict_watches.remove(watch)
+
+    def _tell_conflicts(self) -> None:
+        if not self._conflict_watches:
+            return
+        conflicts = self.conflicts()
+        for watch in tuple(self._conflict_watches):
+            new = [conflict for conflict in conflicts if _entry_of(conflict) not in watch.seen]
+            watch.seen = {_entry_of(conflict) for conflict in conflicts}
+            if new:
+                watch.callback(new)
+
     # -- exchange ------------------------------------------------------------------------
 
     def sync(
@@ -293,7 +370,10 @@ class Replica:
         if self._store.identity is None:
             raise ReadOnlyError(f"{self.path} is read-only here: the key of its member is not at hand")
         only_gave: list[str] = []
-        outcomes = [self._sync_one(str(remote), progress, byte_count_max, only_gave) for remote in remotes]
+        try:
+            outcomes = [self._sync_one(str(remote), progress, byte_count_max, only_gave) for remote in remotes]
+        finally:
+            self._tell_conflicts()
         return SyncReport(
             _traffic([outcome.sent for outcome in outcomes]),
             _traffic([outcome.received for outcome in outcomes]),
@@ -411,6 +491,7 @@ class Replica:
             self._survey().check_may_finish(alone=alone)
         store.enter_if_waiting(is_writing=True)
         epoch = store.finish()
+        self._tell_conflicts()
         member_id = store.member_id
         logs = tuple(
             (log.log_id, log.length)
@@ -429,6 +510,8 @@ class Replica:
             IncompleteError: Not complete here; `.waiting_for` names members and reasons.
         """
         with self._store.reading():
+            if not self.read_only:
+                self._store.behind.require_clean()
             survey = self._survey()
             number = survey.epoch_to_close() if epoch is None else epoch
             certificate = self._store.certificate(number)
@@ -439,6 +522,33 @@ class Replica:
                     f"epoch {number} is not complete here: it waits for {names}", waiting_for=waiting, epoch=number
                 )
             return Closed(number, certificate, survey.epoch_state(number))
+
+    # -- writes behind klal's back -------------------------------------------------------
+
+    def foreign_writes(self) -> list[ForeignWrite]:
+        """Return what another program wrote to this file, row by row: found by applying all of history again.
+
+        After a clean close nothing needs to be looked for. Otherwise klal looks by itself before
+        its first write and before it syncs, finishes or closes an epoch.
+        """
+        return [_foreign_write(found) for found in self._store.find_foreign()]
+
+    def adopt(self) -> Result:
+        """Make all rows that another program wrote one change of mine, which merges as any other.
+
+        Those with an obstacle stay as they are: `foreign_writes` says why, and `undo` takes them back.
+        """
+        return self._settle_foreign("adopt")
+
+    def undo(self) -> Result:
+        """Put all rows that another program wrote back as history says, and drop its indexes, triggers and views."""
+        return self._settle_foreign("undo")
+
+    def _settle_foreign(self, how: str) -> Result:
+        if self._store.in_transaction:
+            raise UsageError(f"{how} cannot run inside a transaction")
+        count, seq = self._store.settle_foreign(is_adopting=how == "adopt")
+        return Result(count, None if seq is None else ChangeId(self.log_id, seq))
 
     # -- proof and copies ----------------------------------------------------------------
 
@@ -465,6 +575,33 @@ class Replica:
 
     def __repr__(self) -> str:
         return f"<klal.Replica {str(self.path)!r} of {self.space_name!r}, member {self.member_name!r}>"
+
+
+@dataclass(eq=False, slots=True)
+class _ConflictWatch:
+    """Who is told of conflicts, and which are known to them."""
+
+    callback: Callable[[list[Conflict]], None]
+    seen: set[tuple[object, ...]]
+
+
+def _entry_of(conflict: Conflict) -> tuple[object, ...]:
+    """Return what names a conflict entry, whichever value wins over it meanwhile."""
+    return conflict.table, conflict.key, conflict.column, conflict.loser.change
+
+
+def _foreign_write(found: Finding) -> ForeignWrite:
+    table, before, after = found.table, found.before, found.after
+    if table is None:
+        return ForeignWrite(found.kind, found.name, (), None, None, found.obstacle)
+    positions = list(range(len(table.columns)))
+    if before is not None and after is not None:
+        positions = [p for p in positions if not same(before[p], after[p])]
+    sides = [
+        None if row is None else {table.columns[p].name: shown(row[p]) for p in positions} for row in (before, after)
+    ]
+    key = tuple(shown(value) for value in found.key)
+    return ForeignWrite(found.kind, found.name, key, sides[0], sides[1], found.obstacle)
 
 
 def _traffic(parts: Iterable[Any]) -> Traffic:

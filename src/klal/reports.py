@@ -435,6 +435,64 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """Rows of a watched query that came and went.
+
+    Shape:
+        added, removed: rows of the query; a row that changed is in both.
+        change: the newest change that is shown.
+        heads: changes that have seen everything that is shown, usually one: pass them as `since`.
+    """
+
+    added: Rows
+    removed: Rows
+    change: ChangeId
+    heads: tuple[ChangeId, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "change": str(self.change),
+            "heads": [str(head) for head in self.heads],
+            "removed": self.removed.to_json(),
+            "added": self.added.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignWrite:
+    """A row, or an object of the schema, that another program wrote behind klal's back.
+
+    Shape:
+        kind: "inserted", "updated", "deleted" or "schema".
+        table: its table; for "schema" the object that was made, dropped or altered.
+        before, after: column name -> value, as history says and as it lies here: of an updated row
+            the columns that differ, else the whole row; None where there is none.
+        obstacle: why it cannot be adopted, as a sentence; "" where it can.
+    """
+
+    kind: str
+    table: str
+    key: Key
+    before: dict[str, Value] | None
+    after: dict[str, Value] | None
+    obstacle: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "table": self.table,
+            "key": [json_value(value) for value in self.key],
+            "before": _cells_json(self.before),
+            "after": _cells_json(self.after),
+            "obstacle": self.obstacle,
+        }
+
+
+def _cells_json(cells: dict[str, Value] | None) -> dict[str, Any] | None:
+    return None if cells is None else {name: json_value(value) for name, value in cells.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class LogEntry:
     """One change of the history.
 

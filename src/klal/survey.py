@@ -356,6 +356,7 @@ class Survey:
             warnings.append(f"change {ref.seq} of {who} broke a rule and has no effect")
         warnings.extend(self._other_certificates())
         warnings.extend(self._skew())
+        warnings.extend(warning for warning in (self._store.behind.warning(),) if warning)
         return tuple(warnings)
 
     def _other_certificates(self) -> list[str]:

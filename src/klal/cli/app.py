@@ -430,6 +430,44 @@ def conflicts(file: File, as_json: Json = False) -> int:
 
 
 @app.command()
+def watch(
+    file: File,
+    query: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT.")],
+    since: Annotated[
+        list[str] | None,
+        typer.Option("--since", metavar="CHANGE", help="Begin with what changed since; give all heads of an event."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Leave after the first event.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="S", min=0, help="Leave after S seconds without an event.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Print which rows of a query come and go, as changes arrive.
+
+    Changes of any program that writes through klal are shown, until it is interrupted.
+    """
+    from klal.cli import render
+    from klal.cli.text import rows_as_objects
+
+    out = Output(as_json=as_json)
+    is_empty = True
+    with _open(file) as replica:
+        heads = None if since is None else [_full_change(replica, change) for change in since]
+        for event in replica.watch(query, since=heads, timeout=timeout):
+            is_empty = False
+            if as_json:
+                ways = {way: rows_as_objects(event.added.columns, getattr(event, way)) for way in ("removed", "added")}
+                out.json_line({**event.to_json(), **ways})
+            else:
+                render.event(out, event)
+            sys.stdout.flush()
+            if once:
+                break
+    return Exit.INCOMPLETE if once and is_empty else Exit.DONE
+
+
+@app.command()
 def violations(file: File, as_json: Json = False) -> int:
     """List what a merge let stand though a constraint speaks against it.
 
@@ -605,6 +643,42 @@ def _verify(file: Path, out: Output) -> dict[str, Any]:
     with _open(file) as replica, out.progress("checking") as update:
         checked: dict[str, Any] = replica.verify(progress=update).to_json()
         return checked
+
+
+@app.command()
+def behind(
+    file: File,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Make the rows one change of mine.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Put the rows back as history says.")] = False,
+    as_json: Json = False,
+) -> int:
+    """List what another program wrote to the tables, past klal.
+
+    Until it is adopted or undone, nothing is synced, finished or closed here.
+    """
+    from klal.cli import render
+    from klal.cli.text import counted, short_change, shown
+
+    out = Output(as_json=as_json)
+    if adopt and undo:
+        raise UsageError("what was written can be adopted or undone, not both")
+    with _open(file) as replica:
+        if not (adopt or undo):
+            report = [item.to_json() for item in replica.foreign_writes()]
+            out.answer(report, lambda out: out.draw(render.foreign_writes(report)))
+            return Exit.DONE
+        result = replica.adopt() if adopt else replica.undo()
+        left = [item.obstacle for item in replica.foreign_writes()]
+    change = None if result.change is None else str(result.change)
+
+    def draw(out: Output) -> None:
+        done = f"adopted, change {short_change(change)}" if change else "adopted" if adopt else "put back"
+        out.say(f"{counted(result.row_count, 'row')} {done}")
+        for sentence in left:
+            out.say(Text.assemble(("still there: ", "bold yellow"), shown(sentence)))
+
+    out.answer({**result.to_json(), "left": left}, draw)
+    return Exit.DONE
 
 
 @app.command()

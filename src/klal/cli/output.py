@@ -50,6 +50,10 @@ class Output:
         else:
             sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
+    def json_line(self, value: Any) -> None:
+        """Print `value` as one line, for a command that goes on."""
+        sys.stdout.write(json.dumps(jsonable(value), allow_nan=False) + "\n")
+
     def say(self, text: str | Text = "", style: str = "") -> None:
         """Print one sentence for people. It is not wrapped: paths and tickets are copied from it."""
         self.console.print(text, style=style or None, soft_wrap=True)

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from klal.cli.output import Output
 from klal.cli.text import aged, counted, listed, short_change, shown, sized
+from klal.reports import Event
 
 Json = Mapping[str, Any]
 
@@ -278,6 +279,39 @@ def _claim(claim: Json, style: str) -> Text:
         f"\n{shown(claim['member'])} ",
         (short_change(change) if change else "", "dim"),
     )
+
+
+def event(out: Output, found: Event) -> None:
+    """Print which rows went and which came, and by which change."""
+    out.say(Text.assemble("change ", (short_change(str(found.change)), "bold")))
+    rows(
+        out,
+        ["", *found.added.columns],
+        [*(("-", *row) for row in found.removed), *(("+", *row) for row in found.added)],
+    )
+
+
+def foreign_writes(items: Sequence[Json]) -> RenderableType:
+    """Return what another program wrote, row by row, and why some of it cannot be adopted."""
+    if not items:
+        return Text("the tables are what history says")
+    made = table("table", "key", "column", "history says", "here")
+    for item in items:
+        key = ", ".join(shown(value) for value in item["key"])
+        before, after = item["before"], item["after"]
+        if item["kind"] == "updated":
+            for name in after:
+                made.add_row(shown(item["table"]), key, shown(name), shown(before[name]), shown(after[name]))
+        elif item["kind"] != "schema":
+            made.add_row(shown(item["table"]), key, Text(item["kind"], style="bold"), _row(before), _row(after))
+    obstacles = [
+        Text.assemble(("not adoptable: ", "bold yellow"), shown(i["obstacle"])) for i in items if i["obstacle"]
+    ]
+    return Group(*([made] if made.row_count else []), *obstacles)
+
+
+def _row(cells: Json | None) -> Text:
+    return Text("-", style="dim") if cells is None else Text(", ".join(map(shown, cells.values())))
 
 
 def log(items: Sequence[Json], *, now_unix_ms: int) -> RenderableType:

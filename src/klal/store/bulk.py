@@ -24,6 +24,7 @@ from klal.store.apply import insert_rows
 from klal.store.capture import Row, segment_of_columns
 from klal.store.catalog import ColumnInfo, Table
 from klal.store.file import translate
+from klal.store.local import has_triggers
 from klal.store.sql import Connection
 from klal.store.writer import Outcome, Writer, paused
 
@@ -72,6 +73,9 @@ def insert_many(
 
 
 def _insert_batch(connection: Connection, writer: Writer, table: Table, batch: list[Row]) -> None:
+    if has_triggers(connection):
+        writer.run_many(table.insert_in_order, batch)  # What local triggers write must be seen.
+        return
     lists = list(zip(*batch, strict=True))
     if len(table.given) < len(table.columns):
         # What is generated is worked out by SQLite, and the hook then shows it.

@@ -112,10 +112,22 @@ class Capture:
         self._tables: dict[str, TableCapture] = {}
         self.is_dirty = False
         self.is_spoiled = False
+        self._hook = self._see
 
     def start(self) -> None:
         """Begin to see row writes."""
-        self._connection.preupdate_hook(self._see)
+        self._connection.preupdate_hook(self._hook)
+
+    def meet_locals(self) -> None:
+        """From now on tell rows of local tables, which may bear any name, from the user's replicated ones."""
+        if self._hook != self._see_main:
+            self._hook = self._see_main
+            self.start()
+
+    def _see_main(self, update: apsw.PreUpdate) -> None:
+        # Asked only where there are local tables: it costs every row of a bulk INSERT.
+        if update.database_name == "main":
+            self._see(update)
 
     def stop(self) -> None:
         """Stop seeing row writes, for the engine's own."""

@@ -23,29 +23,8 @@ from klal.model.payload import part_root
 from klal.rules.closing import Cut
 from klal.store.epochs import Replay, rows_root
 from klal.store.history import STATE_APPLIED, STATE_HELD, STATE_LACKING, STATE_VOID, Log
-from klal.store.layout import quote
+from klal.store.layout import DERIVED, quote
 from klal.store.store import Store
-
-# Tables are numbered in each file as they came, so lines are compared by the table's id.
-_TABLE = "(SELECT table_id FROM klal_table t WHERE t.tab = klal_{0}.tab)"
-_DERIVED = (
-    ("klal_life", f"{_TABLE.format('life')}, key, life, was_deleted"),
-    ("klal_dead", f"{_TABLE.format('dead')}, key, life, is_born, was_deleted, image"),
-    (
-        "klal_conflict",
-        (
-            f"{_TABLE.format('conflict')}, key, column_id, log, seq, life, key_text, value,"
-            " winner_log, winner_seq, winner_value"
-        ),
-    ),
-    ("klal_past", "log, past_log, seq, length"),
-    ("klal_hidden", f"{_TABLE.format('hidden')}, key, key_text, image"),
-    ("klal_lost", "table_id, column_id, log, seq, name, row_count"),
-    ("klal_column", f"{_TABLE.format('column')}, column_id, name, definition"),
-    ("klal_table", "table_id, name, definition, foreign_keys"),
-    ("klal_object", "object_id, kind, name, definition, is_built"),
-    ("klal_schema", "act, order_key"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +268,7 @@ def _check_tables(store: Store) -> None:
                 rule="FIL-4",
                 evidence=_first_difference(store, replay),
             )
-        for name, columns in _DERIVED:
+        for name, columns in DERIVED:
             ours = store.connection.execute(f"SELECT {columns} FROM {name}").fetchall()
             theirs = replay.connection.execute(f"SELECT {columns} FROM {name}").fetchall()
             if sorted(ours, key=repr) != sorted(theirs, key=repr):

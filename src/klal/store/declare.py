@@ -394,6 +394,18 @@ def _default(column: str, declared_type: str, text: str | None) -> Default | Non
 # -- the user's words --------------------------------------------------------------------
 
 
+_LASTING = {
+    "TRIGGER": (
+        "a trigger in the file would run again wherever its change arrives;"
+        " CREATE TEMP TRIGGER makes one for this connection, and what it writes is replicated"
+    ),
+    "VIRTUAL": (
+        "a virtual table in the file is not replicated;"
+        " CREATE VIRTUAL TABLE temp.NAME makes one for this connection, filled from a replicated table"
+    ),
+}
+
+
 def read_ddl(sql: str, schema: Schema) -> list[SchemaAct]:
     """Return what a DDL statement declares; nothing when IF [NOT] EXISTS says that there is nothing to do.
 
@@ -424,7 +436,8 @@ def _read_ddl(sql: str, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
     if reader.skip("DROP"):
         return _dropped(sql, reader, schema, scratch)
     kinds = [word for word in words_of(sql)[1:3] if word not in ("TEMP", "TEMPORARY")]
-    raise UnsupportedError(f"CREATE {kinds[0] if kinds else '...'} is not replicated")
+    kind = kinds[0] if kinds else "..."
+    raise UnsupportedError(_LASTING.get(kind, f"CREATE {kind} is not replicated"))
 
 
 def _check_words(sql: str, refused: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ Source:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from klal.store.sql import Connection
 
 _BUSY_TIMEOUT_MS = 10_000
 _CACHE_SIZE_KIB = 64 * 1024
+_MARK_NS = 1000
 
 missing_options = {"ENABLE_PREUPDATE_HOOK"} - set(apsw.compile_options)
 if missing_options:
@@ -132,6 +134,53 @@ def open_file(path: Path, *, writable: bool = True) -> Connection:
             connection.close()
             raise
     return connection
+
+
+def mark_left(path: Path) -> tuple[int, int] | None:
+    """Return a modification time and size that any later write to the file will change, or None.
+
+    The caller holds the file alone. Its time is set back by a microsecond: the kernel's clock
+    ticks every few milliseconds, so a write in the same tick would leave the time as it is. Where
+    the file system keeps coarser times than that there is no such mark. SQLite's own change
+    counter is none either: in WAL mode it rises only when page 1 is written.
+    """
+    try:
+        found = path.stat()
+        wanted_ns = found.st_mtime_ns - _MARK_NS
+        os.utime(path, ns=(found.st_atime_ns, wanted_ns))
+        kept = path.stat()
+    except OSError:
+        return None
+    return (kept.st_mtime_ns, kept.st_size) if kept.st_mtime_ns == wanted_ns else None
+
+
+def is_as_left(path: Path, left: tuple[int, int] | None) -> bool:
+    """True when nobody has written to the file since `mark_left` gave `left`."""
+    try:
+        found = path.stat()
+        wal = path.with_name(path.name + "-wal")
+        return left == (found.st_mtime_ns, found.st_size) and not (wal.exists() and wal.stat().st_size)
+    except OSError:
+        return False
+
+
+def alone(connection: Connection) -> int | None:
+    """Lock out everybody else until this connection closes; None, and no lock, when the file is open elsewhere.
+
+    Returns:
+        The data version seen when the lock was taken; everything is in the main file then, and the WAL is empty.
+    """
+    connection.set_busy_timeout(0)
+    try:
+        connection.pragma("locking_mode", "exclusive")
+        connection.execute("BEGIN IMMEDIATE -- klal")
+        version = connection.data_version()
+        connection.execute("COMMIT -- klal")
+        is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except (apsw.BusyError, apsw.LockedError):
+        connection.pragma("locking_mode", "normal")
+        return None
+    return None if is_busy else version
 
 
 def memory_file() -> Connection:

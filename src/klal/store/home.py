@@ -7,7 +7,8 @@ log: no sequence number is ever used twice (D6, W9).
 
 Layout:
     <home>/<space id, 16 hex>/<member id, 16 hex>.key          seed, member name
-    <home>/<space id, 16 hex>/<log id, 16 hex>.fence           token, sealed length, sealed head
+    <home>/<space id, 16 hex>/<log id, 16 hex>.fence           token, sealed length, sealed head, place,
+                                                               modification time and size after a clean close
 
 Source:
     Protocol spec section 4, rules LOG-5 and LOG-6.
@@ -36,12 +37,15 @@ class Fence:
         length, head_hash: the last seal made; 0 and empty before the first.
         place: which file is written, from its first write until it is closed; else "". A copy of
             an open file has the same token, so it must not go on in the log its original writes.
+        left: the file's modification time and size as a clean close left them, by which the next
+            opening knows that nobody has written since; None where that is not known.
     """
 
     token: str
     length: int = 0
     head_hash: bytes = b""
     place: str = ""
+    left: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,8 @@ class Home:
         stored = _read(path)
         try:
             head_hash = bytes.fromhex(str(stored["head_hash"]))
-            return Fence(str(stored["token"]), int(str(stored["length"])), head_hash, str(stored.get("place", "")))
+            place, left = str(stored.get("place", "")), _left(stored.get("left"))
+            return Fence(str(stored["token"]), int(str(stored["length"])), head_hash, place, left)
         except (KeyError, ValueError) as error:
             raise StoreError(f"{path} is damaged") from error
 
@@ -90,6 +95,7 @@ class Home:
             "length": fence.length,
             "head_hash": fence.head_hash.hex(),
             "place": fence.place,
+            "left": None if fence.left is None else " ".join(map(str, fence.left)),
         }
         _write(self._fence_path(space_id, log_id), stored)
 
@@ -98,6 +104,13 @@ class Home:
 
     def _fence_path(self, space_id: bytes, log_id: bytes) -> Path:
         return self._space(space_id) / f"{log_id.hex()[:_ID_DIGITS]}.fence"
+
+
+def _left(stored: object) -> tuple[int, int] | None:
+    if stored is None:
+        return None
+    modified_ns, size = str(stored).split()
+    return int(modified_ns), int(size)
 
 
 def _read_key(path: Path) -> Identity:

@@ -102,6 +102,28 @@ CREATE VIEW klal_violations(kind, "table", "key", detail) AS SELECT NULL, NULL, 
 CREATE VIEW klal_epochs AS SELECT epoch, lower(hex(hash)) AS certificate FROM klal_epoch;
 """
 
+# Tables are numbered in each file as they came, so lines are compared by the table's id.
+_TABLE = "(SELECT table_id FROM klal_table t WHERE t.tab = klal_{0}.tab)"
+DERIVED = (
+    ("klal_life", f"{_TABLE.format('life')}, key, life, was_deleted"),
+    ("klal_dead", f"{_TABLE.format('dead')}, key, life, is_born, was_deleted, image"),
+    (
+        "klal_conflict",
+        (
+            f"{_TABLE.format('conflict')}, key, column_id, log, seq, life, key_text, value,"
+            " winner_log, winner_seq, winner_value"
+        ),
+    ),
+    ("klal_past", "log, past_log, seq, length"),
+    ("klal_hidden", f"{_TABLE.format('hidden')}, key, key_text, image"),
+    ("klal_lost", "table_id, column_id, log, seq, name, row_count"),
+    ("klal_column", f"{_TABLE.format('column')}, column_id, name, definition"),
+    ("klal_table", "table_id, name, definition, foreign_keys"),
+    ("klal_object", "object_id, kind, name, definition, is_built"),
+    ("klal_schema", "act, order_key"),
+)
+"""What follows from history, and must come out of it again: table, and what to compare of it."""
+
 
 def quote(name: str) -> str:
     """Return an SQL identifier. The one place where a name becomes SQL text."""

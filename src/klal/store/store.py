@@ -42,13 +42,15 @@ from klal.model.ticket import TICKET_SIZE_MAX, Ticket, encode_ticket
 from klal.ports import Clock, Entropy
 from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier
+from klal.store.behind import Behind, Finding
 from klal.store.catalog import Catalog
 from klal.store.epochs import Epochs
-from klal.store.file import create_file, translate, translated, unchecked
+from klal.store.file import alone, create_file, is_as_left, mark_left, translate, translated, unchecked
 from klal.store.history import STATE_HELD, History, Log
 from klal.store.home import Fence, Home, Identity
 from klal.store.intake import Intake
 from klal.store.knowledge import Knowledge
+from klal.store.local import put_aside
 from klal.store.rows import Rows
 from klal.store.sql import Connection, runner
 from klal.store.writer import Outcome, OwnLog, Writer, paused
@@ -88,10 +90,13 @@ class Store:
         self.writer = Writer(
             connection, self.history, self.catalog, self.rows, self.applier, world.clock, world.entropy, path
         )
+        self.behind = Behind(connection, self.history, self.catalog, self.applier, path)
         self._data_version = -1
+        self._token: str | None = None
         self._is_fenced = False
-        self._is_closed = False
+        self.is_closed = False
         self._depth = 0
+        self._listeners: list[Callable[[], object]] = []
         found = path.stat()
         self._place = f"{found.st_dev}:{found.st_ino}"
         self._synchronous = "normal"
@@ -106,6 +111,8 @@ class Store:
         self.identity = self._find_identity()
         if self.identity is not None:
             self.writer.capture.start()
+            # Asked after the first read: whoever commits from here on is noticed by the data version.
+            self.behind.is_suspect = not self._is_as_left()
 
     # -- the file's own words ------------------------------------------------------------
 
@@ -146,15 +153,16 @@ class Store:
         rest would be taken for known, and its number in the file for free.
         """
         is_alone = not self.connection.in_transaction
+        version = self.connection.data_version()
         if is_alone:
             self._run("BEGIN -- klal")
         try:
-            self._read_all()
+            self._read_all(version)
         finally:
             if is_alone:
                 self._undo()
 
-    def _read_all(self) -> None:
+    def _read_all(self, version: int) -> None:
         own_log = self._meta("own_log")
         self.history.load(own_log)
         self.catalog.load()
@@ -167,7 +175,26 @@ class Store:
         self.writer.own = None
         if own_log is not None:
             self._load_own(self.history.logs[own_log])
-        self._data_version = self.connection.data_version()
+        self._token = self._meta("fence")
+        is_first, self._data_version = self._data_version < 0, self.connection.data_version()
+        if self._data_version != version and not is_first:
+            self.behind.others_wrote(is_klal=False)  # Outside of a transaction, while this read.
+
+    def _catch_up(self) -> None:
+        """Read again what another connection has committed, and note whether that was klal.
+
+        It was if history grew, or a writer has passed the fence. What of it was another program's
+        nobody can tell, so that is left unsure.
+        """
+        before = self.history.lsn_max, self._token
+        self.refresh()
+        self.behind.others_wrote(is_klal=before != (self.history.lsn_max, self._token))
+
+    def _is_as_left(self) -> bool:
+        """True when the file lies as klal's last close left it, so that its tables are what history says."""
+        own = self.writer.own
+        fence = None if own is None else self._home.fence(self.space_id, own.log.log_id)
+        return fence is not None and fence.token == self._token and is_as_left(self.path, fence.left)
 
     def _load_own(self, log: Log) -> None:
         unix_ms = counter = 0
@@ -231,8 +258,10 @@ class Store:
             raise translate(error, self.path) from error
         try:
             if self.connection.data_version() != self._data_version:
-                self.refresh()
+                self._catch_up()
                 self._is_fenced = self._is_fenced and self._fence_agrees()
+            if self.behind.is_suspect:
+                self.behind.check()
             if not self._is_fenced:
                 # In a transaction of its own: if the user's is rolled back, the fence stands.
                 self._pass_fence()
@@ -255,7 +284,7 @@ class Store:
             # The first read takes the snapshot; memory is then made to agree with it.
             self._meta("space_id")
             if self.connection.data_version() != self._data_version:
-                self.refresh()
+                self._catch_up()
             yield
         except apsw.Error as error:
             raise translate(error, self.path) from error
@@ -265,6 +294,8 @@ class Store:
     def commit(self) -> int | None:
         """Append what the transaction did and commit all of it; return the number of its change, if it made one."""
         try:
+            if self.behind.found:
+                self.behind.refuse_touched(self.writer.capture)
             seq = self.writer.flush()
             if seq is not None and not (seq + 1) % SEAL_EVERY_COUNT:
                 self._seal()
@@ -280,7 +311,18 @@ class Store:
         self._data_version = self.connection.data_version()
         if self._synchronous == "full":
             self._set_synchronous("normal")
+        if self._listeners:
+            self._tell()
         return seq
+
+    def listen(self, told: Callable[[], object]) -> Callable[[], None]:
+        """Call `told` after every commit of this store and when it is closed; return what ends that."""
+        self._listeners.append(told)
+        return lambda: self._listeners.remove(told)
+
+    def _tell(self) -> None:
+        for told in tuple(self._listeners):
+            told()
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -304,7 +346,7 @@ class Store:
             self.rollback()
 
     def _undo(self) -> None:
-        if not self._is_closed and self.connection.in_transaction:
+        if not self.is_closed and self.connection.in_transaction:
             self.connection.execute("ROLLBACK -- klal")
 
     @property
@@ -337,6 +379,7 @@ class Store:
         token = self._world.entropy.token(_TOKEN_SIZE).hex()
         self._home.save_fence(self.space_id, own.log.log_id, self._fence(token, self._place))
         self._set_meta("fence", token)
+        self._token = token
         self._set_meta("member_id", self.member_id)
         self._is_fenced = True
 
@@ -455,7 +498,7 @@ class Store:
     def apply_ready(self) -> int:
         """Apply every held change whose past and epoch allow it; return how many."""
         total = 0
-        with paused(self.writer.capture), unchecked(self.connection):
+        with paused(self.writer.capture), put_aside(self.connection), unchecked(self.connection):
             while True:
                 with self.writing():
                     count = self._apply_batch()
@@ -466,6 +509,7 @@ class Store:
         return total
 
     def _apply_batch(self) -> int:
+        self.behind.require_clean()  # T40: a merge would write over what another program wrote.
         count = 0
         progress = True
         while progress and count < _APPLY_BATCH_COUNT:
@@ -601,6 +645,33 @@ class Store:
         self._seal()
         self._after_apply(own.log, acts)
 
+    # -- writes behind klal's back -------------------------------------------------------
+
+    def find_foreign(self) -> list[Finding]:
+        """Compare the tables with history, and return what another program wrote."""
+        with self.reading():
+            self.behind.check()
+        return self.behind.found
+
+    def settle_foreign(self, *, is_adopting: bool) -> tuple[int, int | None]:
+        """Adopt what another program wrote as this member's change, or undo it; return (rows, number of the change)."""
+        self.begin()
+        try:
+            self.behind.check()
+            settle = self.behind.adopt if is_adopting else self.behind.undo
+            count = settle(self.writer.capture)
+            seq = self.commit()
+        except apsw.Error as error:
+            self.rollback()
+            self.behind.is_suspect = True
+            raise translate(error, self.path) from error
+        except BaseException:
+            if self.in_transaction:
+                self.rollback()
+            self.behind.is_suspect = True
+            raise
+        return count, seq
+
     # -- acts of this member -------------------------------------------------------------
 
     def invite(self, use_count_max: int) -> str:
@@ -659,6 +730,7 @@ class Store:
     def finish(self) -> int:
         """Append this member's Close of the epoch it writes in, and return that epoch (EPO-1)."""
         with self.writing(durable=True):
+            self.behind.require_clean()
             epoch = self.writer.epoch
             with paused(self.writer.capture):
                 self._append_acts(Close(epoch))
@@ -692,7 +764,7 @@ class Store:
 
     def close(self) -> None:
         """Seal what is not sealed and release the file."""
-        if self._is_closed:
+        if self.is_closed:
             return
         try:
             if self.in_transaction:
@@ -702,17 +774,30 @@ class Store:
                     self.seal()
                     self._release_fence()
         finally:
-            self._is_closed = True
+            self.is_closed = True
             self.connection.close()
+            self._tell()
 
     def _release_fence(self) -> None:
-        """Say that the log is written no more for now: from here on its last seal tells copies apart."""
+        """Say that the log is written no more for now, and how the file is left.
+
+        From here on its last seal tells copies apart, and its time tells whether anybody wrote.
+        """
         own = self.writer.own
-        if not self._is_fenced or own is None:
+        fence = None if own is None else self._home.fence(self.space_id, own.log.log_id)
+        if own is None or fence is None or fence.token != self._token or fence.place not in ("", self._place):
             return
-        fence = self._home.fence(self.space_id, own.log.log_id)
-        if fence is not None and (fence.token, fence.place) == (self._meta("fence"), self._place):
-            self._home.save_fence(self.space_id, own.log.log_id, replace(fence, place=""))
+        is_left = self.behind.is_known and is_as_left(self.path, fence.left)
+        left = fence.left if is_left else self._mark_left()
+        now = replace(fence, place="" if self._is_fenced else fence.place, left=left)
+        if now != fence:
+            self._home.save_fence(self.space_id, own.log.log_id, now)
+
+    def _mark_left(self) -> tuple[int, int] | None:
+        """Leave the file so that any later write shows; None where it is open elsewhere, or is not known."""
+        if not self.behind.is_known or alone(self.connection) != self._data_version:
+            return None
+        return mark_left(self.path)
 
 
 def opened_store(connection: Connection, path: Path, home: Home, world: World, member_name: str | None) -> Store:
@@ -775,6 +860,7 @@ def _make(
                 _write_genesis(connection, ticket, genesis.space_id)
         home.save_identity(genesis.space_id, identity)
         store = Store(connection, path, home, world, identity.name)
+        store.behind.is_suspect = False  # Nobody but this has ever written it.
         begin(store)
         store.seal()
     except BaseException:

@@ -21,7 +21,7 @@ from klal.model.acts import Act, Close, SchemaAct, encode_acts
 from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
-from klal.model.schema import KLAL_ID_SIZE, Key, Value, fold, klal_id
+from klal.model.schema import KLAL_ID_SIZE, Key, Value, fold, is_reserved, klal_id
 from klal.ports import Clock, Entropy
 from klal.rules.merge import ChangeRef, same
 from klal.rules.order import OrderKey, draw_of, order_bytes, order_stamp
@@ -41,6 +41,7 @@ from klal.store.catalog import Catalog, Table
 from klal.store.declare import read_ddl
 from klal.store.file import allow_klal_id, translate, unchecked
 from klal.store.history import INLINE_SIZE_MAX, STATE_APPLIED, History, Log
+from klal.store.local import SHAPING, is_local, put_aside
 from klal.store.rows import Rows
 from klal.store.sql import Connection, runner
 from klal.store.sqltext import first_word, is_blank, savepoint_name, words_of
@@ -56,7 +57,13 @@ _DEPTH_MAX = 1 << 30  # More savepoints than can be open at once.
 _READ_WORDS = {"SELECT", "VALUES", "EXPLAIN", "WITH", "PRAGMA"}
 _WRITE_WORDS = {"INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"}
 _TRANSACTION_WORDS = {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"}
-_UNREPLICATED_WORDS = {"ANALYZE", "ATTACH", "DETACH", "REINDEX", "VACUUM"}
+_UNREPLICATED_WORDS = {
+    "ANALYZE": "ANALYZE is not replicated",
+    "ATTACH": "ATTACH would put a second file beside this one, past klal; open it by a connection of its own",
+    "DETACH": "DETACH has nothing to detach: ATTACH is not allowed here",
+    "REINDEX": "REINDEX is not replicated",
+    "VACUUM": "VACUUM is not replicated",
+}
 _READABLE_PRAGMAS = {
     "table_info",
     "table_xinfo",
@@ -117,6 +124,9 @@ class Writer:
         self._savepoints: list[tuple[str, int]] = []
         self._spoiled_depth = _DEPTH_MAX
         self._is_user = False
+        self._is_shaping = False
+        self._asked: list[tuple[int, str | None]] | None = None
+        self._denied = ""
         self._salts = b""
         self._salt_at = 0
         self._plans: dict[str, str] = {}
@@ -134,7 +144,7 @@ class Writer:
     # -- statements ------------------------------------------------------------------
 
     def plan(self, sql: str) -> str:
-        """Return how a statement must be run: "read", "write", "returning", "ddl" or a transaction word.
+        """Return how a statement must be run: "read", "write", "returning", "ddl", "local" or a transaction word.
 
         Raises:
             UsageError: SQL that klal cannot replicate, in a sentence that says so.
@@ -152,17 +162,46 @@ class Writer:
             self._check_single(sql)
         if word in _TRANSACTION_WORDS:
             return word
+        if word in ("CREATE", "DROP") and self._is_local(sql):
+            return "local"
         if word in ("CREATE", "ALTER", "DROP"):
             return "ddl"
         if word not in _READ_WORDS | _WRITE_WORDS:
             if word in _UNREPLICATED_WORDS:
-                raise UnsupportedError(f"{word} is not replicated by this version")
+                raise UnsupportedError(_UNREPLICATED_WORDS[word])
             raise UsageError(f"near {word!r}: no statement begins so" if word else "this is no SQL statement")
         if word in ("WITH", "EXPLAIN"):
             return "read" if self._is_readonly(sql) else "returning"
         if word in _READ_WORDS:
             return "read"
         return "returning" if "RETURNING" in words_of(sql) else "write"
+
+    def _is_local(self, sql: str) -> bool:
+        """True when a CREATE or DROP is about the temp schema alone, which is nobody's but this connection's."""
+        words = words_of(sql)
+        if words[1:2] in (["TEMP"], ["TEMPORARY"]):
+            return True
+        if words[:1] == ["CREATE"] and "TEMP" not in words:
+            return False
+        asked: list[tuple[int, str | None]] = []
+        self._asked = asked
+        try:
+            self._prepared(sql)
+        finally:
+            self._asked = None
+        return is_local(asked)
+
+    def tables_read(self, sql: str) -> set[str]:
+        """Return the names of the tables of the file that a query reads, through whatever views.
+
+        Asked of the program that SQLite makes of it: the authorizer is not told of a table that
+        is only joined by USING.
+        """
+        nothing = apsw._null_bindings  # type: ignore[attr-defined] # noqa: SLF001 - as apsw.ext does
+        steps = self._connection.execute(f"EXPLAIN {sql}", nothing).fetchall()
+        roots = {p2 for _, opcode, _, p2, p3, *_ in steps if opcode in ("OpenRead", "ReopenIdx") and p3 == 0}
+        tables = self._connection.execute("SELECT rootpage, tbl_name FROM main.sqlite_schema").fetchall()
+        return {name for root, name in tables if root in roots}
 
     def _is_readonly(self, sql: str) -> bool:
         return self._prepared(sql)[1]
@@ -253,6 +292,9 @@ class Writer:
         self.capture.is_dirty = True
         if self.capture.is_spoiled:
             self._spoiled_depth = min(self._spoiled_depth, len(self._savepoints))
+        if isinstance(error, apsw.AuthError) and self._denied:
+            denied, self._denied = self._denied, ""
+            raise UnsupportedError(denied) from error
         if isinstance(error, apsw.Error):
             raise translate(error, self._path) from error
         if isinstance(error, UnicodeError):
@@ -263,19 +305,53 @@ class Writer:
             raise UsageError(f"the parameters name no {error.args[0]!r}, which the statement wants") from error
 
     def _authorize(
-        self, action: int, first: str | None, second: str | None, _database: str | None, _trigger: str | None
+        self, action: int, first: str | None, second: str | None, database: str | None, _trigger: str | None
     ) -> int:
         """Deny, while the user's SQL is prepared, what would slip past capture or into klal's tables (T41)."""
+        if self._asked is not None:
+            self._asked.append((action, database))
         if not self._is_user or action in (apsw.SQLITE_READ, apsw.SQLITE_SELECT, apsw.SQLITE_RECURSIVE):
             return apsw.SQLITE_OK
         if action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE):
-            is_theirs = first is not None and fold(first) in self._catalog.by_name
-            return apsw.SQLITE_OK if is_theirs else apsw.SQLITE_DENY
+            is_theirs = database == "temp" or (first is not None and fold(first) in self._catalog.by_name)
+            # Of a TEMP trigger on a replicated table, SQLite asks about the schema of both.
+            is_theirs = is_theirs or (self._is_shaping and first == "sqlite_master" and action == apsw.SQLITE_INSERT)
+            return apsw.SQLITE_OK if is_theirs else self._deny(f"{first} is not a replicated table")
+        if database == "temp" and action in SHAPING:
+            return self._authorize_local(action, str(first), second)
         if action == apsw.SQLITE_FUNCTION:
             return apsw.SQLITE_DENY if second == "load_extension" else apsw.SQLITE_OK
         if action == apsw.SQLITE_PRAGMA:
-            return apsw.SQLITE_OK if first in _READABLE_PRAGMAS else apsw.SQLITE_DENY
+            if first in _READABLE_PRAGMAS:
+                return apsw.SQLITE_OK
+            return self._deny(f"PRAGMA {first} is not allowed here: klal keeps the settings of its file")
+        return self._deny("this SQL is not allowed here")
+
+    def _authorize_local(self, action: int, name: str, on: str | None) -> int:
+        """Deny local objects that would hide what is klal's or replicated, or listen to klal's own tables."""
+        if action == apsw.SQLITE_CREATE_TEMP_TRIGGER:
+            return self._deny(f"{on} is klal's own") if on is not None and is_reserved(on) else apsw.SQLITE_OK
+        if fold(name) in self._catalog.by_name:
+            return self._deny(f"{name} is a replicated table, which a local one of that name would hide")
+        # SQLite itself names the index of a key.
+        if is_reserved(name) and action not in (apsw.SQLITE_CREATE_TEMP_INDEX, apsw.SQLITE_DROP_TEMP_INDEX):
+            return self._deny(f"name {name} is reserved: it begins with klal_ or sqlite_")
+        return apsw.SQLITE_OK
+
+    def _deny(self, why: str) -> int:
+        self._denied = why
         return apsw.SQLITE_DENY
+
+    def shape(self, sql: str) -> Outcome:
+        """Make or drop a local object: in this connection's temp schema, and in no change."""
+        self._is_shaping = True
+        try:
+            self.run_quietly(sql, ())
+        finally:
+            self._is_shaping = False
+        self._plans.clear()
+        self.capture.meet_locals()
+        return Outcome(0, (), [])
 
     # -- DDL -------------------------------------------------------------------------
 
@@ -288,7 +364,7 @@ class Writer:
         acts = read_ddl(sql, self._catalog.schema)
         self._connection.execute("SAVEPOINT klal_declare")
         try:
-            with unchecked(self._connection), paused(self.capture):
+            with put_aside(self._connection), unchecked(self._connection), paused(self.capture):
                 for act in acts:
                     self._catalog.declare(act)
         except BaseException as error:
