@@ -13,8 +13,21 @@ from __future__ import annotations
 from klal import errors
 from klal.api import check_certificate_file, create, join, open  # noqa: A004 - klal.open, as one says gzip.open
 from klal.model.certificate import Certificate
+from klal.moment import Moment
 from klal.replica import Replica
-from klal.reports import ChangeId, Closed, Conflict, Coverage, Missing, Progress, Status, SyncReport
+from klal.reports import (
+    ChangeId,
+    Closed,
+    Conflict,
+    Coverage,
+    Missing,
+    NamedMoment,
+    Progress,
+    RowChange,
+    Status,
+    SyncReport,
+    Version,
+)
 
 __all__ = [
     "Certificate",
@@ -23,10 +36,14 @@ __all__ = [
     "Conflict",
     "Coverage",
     "Missing",
+    "Moment",
+    "NamedMoment",
     "Progress",
     "Replica",
+    "RowChange",
     "Status",
     "SyncReport",
+    "Version",
     "check_certificate_file",
     "create",
     "errors",

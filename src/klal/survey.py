@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from klal.errors import IncompleteError, UsageError
-from klal.model.acts import Act, Close, CreateTable, Genesis, Invite, Join, decode_acts
+from klal.model.acts import Act, Close, CreateTable, Genesis, Invite, Join, NameMoment, decode_acts
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
 from klal.reports import (
     ChangeId,
@@ -385,13 +385,14 @@ class Survey:
                     table.name,
                     decode_key(key),
                     None if info is None else info.name,
-                    self._claim(winner_value, winner),
-                    self._claim(value, ChangeRef(log, seq)),
+                    self.claim(winner_value, winner),
+                    self.claim(value, ChangeRef(log, seq)),
                 )
             )
         return sorted(found, key=lambda c: (c.table, repr(c.key), c.column or "", c.loser.change or ChangeId(b"", 0)))
 
-    def _claim(self, value: object, ref: ChangeRef | None) -> Claim:
+    def claim(self, value: object, ref: ChangeRef | None) -> Claim:
+        """Return a value with who wrote it, in which change; nobody where that is not known."""
         if ref is None:
             return Claim(value, "", None)  # type: ignore[arg-type]
         log = self._history.logs[ref.log]
@@ -454,4 +455,6 @@ def _describe(act: Act) -> str:
             return f"created table {act.definition.name}"
         case Close():
             return f"finished epoch {act.epoch}"
+        case NameMoment():
+            return f"named {act.name}"
     return f"added column {act.column.name}"

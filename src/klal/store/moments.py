@@ -175,7 +175,7 @@ class Past:
 
     # -- SQL -------------------------------------------------------------------------------
 
-    def query(self, sql: str, parameters: object) -> tuple[tuple[str, ...], list[tuple[Value, ...]]]:
+    def query(self, sql: str, parameters: Any) -> tuple[tuple[str, ...], list[tuple[Value, ...]]]:
         """Return the columns and rows of one SELECT as of this frontier.
 
         Raises:
@@ -243,7 +243,8 @@ class Past:
         """
         later = self.later
         return (
-            later.has_only_known_acts
+            self._may_be_quick
+            and later.has_only_known_acts
             and table.table_id not in later.grown
             and (table.table_id not in later.declared or self._is_declared_inside(table))
             and table.name == table.definition.name
@@ -423,6 +424,18 @@ class Past:
         found = {key: shown(listed, self.history.sees, table.defaults) for key, listed in writes.items()}
         return {key: cells for key, cells in found.items() if cells is not None}
 
+    def everything(self, table_id: bytes) -> tuple[Table | None, dict[BareKey, Mapping[bytes, Value]]]:
+        """Return a table as of the frontier, with all of its rows; none where there was no such table."""
+        replay = self.replayed()
+        table = replay.catalog.by_id.get(table_id)
+        if table is None:
+            return None, {}
+        infos = (*table.key, *table.values)
+        listed = ", ".join(quote(info.name) for info in infos)
+        width, ids = len(table.key), table.value_ids
+        rows = replay.connection.execute(f"SELECT {listed} FROM main.{quote(table.name)}")
+        return table, {_bare(row[:width]): dict(zip(ids, row[width:], strict=True)) for row in rows}
+
     def touched_between(self, table: Table, other: Lengths) -> set[BareKey]:
         """Return the keys of a table that changes inside one of two frontiers, and not inside both, wrote."""
         keys: set[BareKey] = set()
@@ -587,7 +600,7 @@ def _check_names(reads: Iterable[tuple[str, str, str]], catalog: Catalog, own: s
     return names
 
 
-def _run(connection: Connection, sql: str, parameters: object) -> tuple[tuple[str, ...], list[tuple[Value, ...]]]:
+def _run(connection: Connection, sql: str, parameters: Any) -> tuple[tuple[str, ...], list[tuple[Value, ...]]]:
     columns: list[tuple[str, ...]] = []
 
     def name_columns(cursor: apsw.Cursor, _statement: str, _bindings: object) -> bool:

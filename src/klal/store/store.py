@@ -16,7 +16,18 @@ from typing import Any
 import apsw
 
 from klal.errors import DamagedError, MalformedError, MembershipError, ReadOnlyError, UsageError
-from klal.model.acts import Act, AddColumn, Close, CreateTable, Genesis, Invite, Join, make_invitation, make_join
+from klal.model.acts import (
+    Act,
+    AddColumn,
+    Close,
+    CreateTable,
+    Genesis,
+    Invite,
+    Join,
+    NameMoment,
+    make_invitation,
+    make_join,
+)
 from klal.model.certificate import Certificate
 from klal.model.codec import HASH_SIZE, UNIX_MS_MAX, pack, unpack
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, header_hash
@@ -514,6 +525,8 @@ class Store:
                     self._admit_member(log, seq, act)
             elif isinstance(act, Close):
                 self.note_close(log, seq, act.epoch)
+            elif isinstance(act, NameMoment):
+                self.connection.execute("INSERT OR IGNORE INTO klal_moment VALUES(?,?,?)", (log.log, seq, act.name))
 
     def note_close(self, log: Log, seq: int, epoch: int) -> None:
         """Record an applied Close, and make the certificates it completes."""
@@ -669,6 +682,11 @@ class Store:
                 self._append_acts(Close(epoch))
         self.apply_ready()
         return epoch
+
+    def name_moment(self, name: str) -> ChangeRef:
+        """Append a name for what is applied here, and return the change that gives it (MOM-1)."""
+        with self.writing(durable=True):
+            return self._append_acts(NameMoment(name))
 
     def certificate(self, epoch: int) -> Certificate | None:
         """Return the certificate of an epoch that is complete here."""
