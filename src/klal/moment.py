@@ -108,7 +108,7 @@ class Moments:
 
     # -- from what is asked to a frontier --------------------------------------------------
 
-    def lengths(self, asked: Asked) -> Lengths:
+    def lengths(self, asked: object) -> Lengths:
         """Return the prefix lengths that a moment is made of, all of it here.
 
         Raises:
@@ -128,6 +128,8 @@ class Moments:
                 found = self._of_time(_unix_ms(asked))
             case str():
                 found = self._of_text(asked.strip())
+            case _:
+                raise UsageError(f"a {type(asked).__name__} is no moment: want a change, a frontier, a time or text")
         self._check_here(found)
         return {log: length for log, length in found.items() if length}
 

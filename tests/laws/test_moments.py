@@ -13,7 +13,7 @@ from klal.replica import Replica
 from klal.rules.merge import ChangeRef
 from klal.store.moments import Past
 from tests.helpers.fleet import BIRD, Fleet, rows_of, scratch
-from tests.laws.test_any_order import KEYS, NAMES, run_step, started, steps
+from tests.laws.test_any_order import KEYS, NAMES, run_step, steps
 
 MORE = (
     "CREATE TABLE pair(a INTEGER, b TEXT, weight REAL, PRIMARY KEY(a, b)) STRICT",
@@ -152,8 +152,7 @@ def answer(replica: Replica, asked: Any) -> tuple[object, ...]:
         )
         try:
             rows = moment.query("SELECT id, mass, note FROM bird ORDER BY id")
-        except UsageError as error:
-            assert "no such table" in str(error)
+        except UsageError:
             rows = []
         return moment.root, moment.name, tuple(members), tuple(conflicts), tuple(rows)
 
