@@ -40,15 +40,16 @@ def drawn_fleet(fleet: Fleet, drawn: list[tuple[Any, ...]]) -> None:
                 who.execute("DELETE FROM pair WHERE a = ?", (number % 3,))
 
 
-def frontiers(replica: Replica) -> list[dict[int, int]]:
-    """Return the frontiers of all changes applied here, each with its past, and those of pairs of them."""
+def frontiers(replica: Replica, count: int) -> list[dict[int, int]]:
+    """Return about `count` frontiers, spread over changes applied here, each with its past, and pairs of them."""
     history = replica._store.history
     vectors = [
         history.vector(ChangeRef(log.log, seq)) for log in history.logs.values() for seq in range(log.applied_length)
     ]
     pairs = zip(vectors, vectors[len(vectors) // 2 :], strict=False)
     united = [{log: max(a.get(log, 0), b.get(log, 0)) for log in a.keys() | b.keys()} for a, b in pairs]
-    return [*vectors, *united]
+    found = sorted([*vectors, *united], key=lambda lengths: sum(lengths.values()))
+    return found[:: max(1, len(found) // count)]
 
 
 def rows_at(past: Past, *, replayed: bool) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def test_overlay_and_replay_give_the_same_rows_for_every_frontier(drawn: list[tu
     with scratch() as folder, Fleet(folder) as fleet:
         drawn_fleet(fleet, drawn)
         replica = fleet["ben"]
-        for lengths in frontiers(replica):
+        for lengths in frontiers(replica, 8):
             one, other = Past(replica.path, lengths), Past(replica.path, lengths)
             try:
                 want = rows_at(other, replayed=True)
@@ -163,7 +164,7 @@ def test_the_versions_of_a_row_end_in_the_row_and_what_stands_as_lost_was_lost(d
     """W14."""
     with scratch() as folder, Fleet(folder) as fleet:
         drawn_fleet(fleet, drawn)
-        fleet.gather()
+        fleet.end_epochs()
         replica = fleet["dan"]
         for key in KEYS:
             rows = replica.query("SELECT * FROM bird WHERE id = ?", (key,))
@@ -181,8 +182,7 @@ def test_a_diff_names_the_rows_that_differ_and_no_other(drawn: list[tuple[Any, .
     with scratch() as folder, Fleet(folder) as fleet:
         drawn_fleet(fleet, drawn)
         replica = fleet["dan"]
-        found = frontiers(replica)
-        for lengths in found[:: max(1, len(found) // 5)]:
+        for lengths in frontiers(replica, 5):
             frontier = Moments(replica._store).frontier(lengths)
             with replica.at(frontier) as then, replica.at("now") as now:
                 before, after = keyed(then), keyed(now)
