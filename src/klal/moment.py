@@ -61,9 +61,24 @@ class Moment:
     def __init__(self, past: Past, frontier: Frontier, name: str) -> None:
         self._past = past
         self._is_closed = False
-        self.frontier = frontier
-        self.root = frontier.root()
-        self.name = name or self.root.hex()
+        self._frontier = frontier
+        self._root = frontier.root()
+        self._name = name
+
+    @property
+    def frontier(self) -> Frontier:
+        """How much of each log it holds."""
+        return self._frontier
+
+    @property
+    def root(self) -> bytes:
+        """The root of its frontier, 32 bytes: its name on every replica."""
+        return self._root
+
+    @property
+    def name(self) -> str:
+        """The name that a member gave this state, as far as known here; else its root in hex."""
+        return self._name or self._root.hex()
 
     def query(self, sql: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> Rows:
         """Return the rows of a SELECT, as of this moment.

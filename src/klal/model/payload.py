@@ -18,6 +18,8 @@ import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
+from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -51,6 +53,7 @@ _VALUE_TYPES = {type(None), int, float, str, bytes}
 _encode = msgspec.msgpack.Encoder().encode
 # msgspec cannot tell text from bytes in a union, so values come as Any and are checked below.
 _decode_columns = msgspec.msgpack.Decoder(list[list[Any]]).decode
+_decode_sections = msgspec.msgpack.Decoder(list[list[list[Any]]]).decode
 _decode_column = msgspec.msgpack.Decoder(list[Any]).decode
 _split_columns = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
@@ -228,27 +231,42 @@ class Stripe:
     Law: what it gives is what `decode_segments` gives of the same part.
     """
 
-    __slots__ = ("_flags", "_raw", "_values", "_values_plain", "columns", "key_columns", "kind", "lives", "row_count")
-
     def __init__(self, frame: _Frame) -> None:
         self.kind, self.columns, self.row_count = frame.kind, frame.columns, frame.row_count
-        plain = decompress(frame.keys, frame.keys_plain) if frame.flags & _KEYS_COMPRESSED else frame.keys
-        self.key_columns: list[list[Any]] = _decode_columns(plain)
-        self.lives: list[int] | None = self.key_columns.pop() if frame.flags & _LIVES else None
-        self._flags, self._values, self._values_plain = frame.flags, frame.values, frame.values_plain
-        self._raw: list[msgspec.Raw] | None = None
+        self._frame = frame
+
+    @cached_property
+    def _key_columns(self) -> list[list[Any]]:
+        frame = self._frame
+        is_compressed = frame.flags & _KEYS_COMPRESSED
+        decoded: list[list[Any]] = _decode_columns(
+            decompress(frame.keys, frame.keys_plain) if is_compressed else frame.keys
+        )
+        return decoded
 
     @property
+    def lives(self) -> list[int] | None:
+        """Return one life per row, or None when every row is in its first."""
+        return self._key_columns[-1] if self._frame.flags & _LIVES else None
+
+    @cached_property
     def keys(self) -> Sequence[Value] | Sequence[Key]:
         """Return the keys: bare values where one column is the key, else tuples."""
-        return self.key_columns[0] if len(self.key_columns) == 1 else list(zip(*self.key_columns, strict=True))
+        columns = self._key_columns[:-1] if self._frame.flags & _LIVES else self._key_columns
+        return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+    @cached_property
+    def _value_columns(self) -> list[msgspec.Raw]:
+        frame = self._frame
+        is_compressed = frame.flags & _VALUES_COMPRESSED
+        split: list[msgspec.Raw] = _split_columns(
+            decompress(frame.values, frame.values_plain) if is_compressed else frame.values
+        )
+        return split
 
     def column(self, index: int) -> list[Value]:
         """Return the values of the column at this place in `columns`."""
-        if self._raw is None:
-            is_compressed = self._flags & _VALUES_COMPRESSED
-            self._raw = _split_columns(decompress(self._values, self._values_plain) if is_compressed else self._values)
-        column: list[Value] = _decode_column(self._raw[index])
+        column: list[Value] = _decode_column(self._value_columns[index])
         return column
 
 
@@ -263,6 +281,50 @@ def decode_stripes(part: bytes) -> Iterator[Stripe]:
         frame = _frame(part, position)
         position = frame.end
         yield Stripe(frame)
+
+
+class Touched(NamedTuple):
+    """Which keys the segments of one form write, in many parts together.
+
+    Shape:
+        keys: bare values where one column is the key, else tuples.
+    """
+
+    kind: Kind
+    columns: tuple[bytes, ...]
+    has_lives: bool
+    keys: Iterator[Value] | Iterator[Key]
+
+
+def touched_keys(parts: Iterable[bytes]) -> Iterator[Touched]:
+    """Yield the keys that parts of applied changes write, one form of segment after another, values not looked at.
+
+    Most changes write one row, and then it is the calls that cost: so the keys of all segments
+    of one kind over one set of columns are decoded as one array of arrays.
+    """
+    forms: dict[tuple[int, int, bytes], list[bytes]] = {}
+    for part in parts:
+        position, end = SALT_SIZE, len(part)
+        while position < end:
+            kind, flags, column_count, _, plain, size, _, values_size = _SEGMENT.unpack_from(part, position)
+            columns_start = position + _SEGMENT.size
+            keys_start = columns_start + column_count * COLUMN_ID_SIZE
+            keys = part[keys_start : keys_start + size]
+            if flags & _KEYS_COMPRESSED:
+                keys = decompress(keys, plain)
+            forms.setdefault((kind, flags & _LIVES, part[columns_start:keys_start]), []).append(keys)
+            position = keys_start + size + values_size
+    for (kind, lives, ids), sections in forms.items():
+        columns = tuple(ids[i : i + COLUMN_ID_SIZE] for i in range(0, len(ids), COLUMN_ID_SIZE))
+        decoded = _decode_sections(b"\xdd" + len(sections).to_bytes(4, "big") + b"".join(sections))
+        yield Touched(Kind(kind), columns, bool(lives), _keys_in(decoded, has_lives=bool(lives)))
+
+
+def _keys_in(sections: list[list[list[Any]]], *, has_lives: bool) -> Iterator[Any]:
+    width = len(sections[0]) - has_lives
+    if width == 1:
+        return chain.from_iterable(section[0] for section in sections)
+    return chain.from_iterable(zip(*section[:width], strict=True) for section in sections)
 
 
 def _decode_section(stored: bytes, plain_size: int, row_count: int, *, compressed: bool) -> list[list[Value]]:

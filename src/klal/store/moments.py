@@ -17,9 +17,11 @@ Source:
 
 from __future__ import annotations
 
+import gc
 import heapq
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, compress, islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +32,7 @@ import apsw.ext
 from klal.errors import DamagedError, UsageError
 from klal.model.acts import AddColumn, Close, CreateTable, Genesis, Invite, Join, NameMoment, decode_acts
 from klal.model.header import ACTS_TABLE, Part, header_hash, parts_of
-from klal.model.payload import Kind, Stripe, decode_stripes
+from klal.model.payload import Kind, Stripe, decode_stripes, touched_keys
 from klal.model.schema import Column, Key, Value, fold
 from klal.rules.merge import ChangeRef
 from klal.rules.order import draw_of
@@ -214,7 +216,8 @@ class Past:
             return False
         for table in tables:
             if table.tab not in self._shadowed:
-                self._shadow(table)
+                with _uncollected():
+                    self._shadow(table)
                 self._shadowed.add(table.tab)
         return True
 
@@ -330,9 +333,11 @@ class Past:
         writes: dict[BareKey, list[PastWrite]] = {key: [] for key in hard}
         for change, part in self._scan.ordered(table.table_id, self.lengths):
             for stripe in decode_stripes(part):
-                listed = stripe.keys
                 if hard:
-                    _note_writes(stripe, listed, change, writes)
+                    _note_writes(stripe, stripe.keys, change, writes)
+                if cells.keys().isdisjoint(stripe.columns):
+                    continue
+                listed = stripe.keys
                 # In C, not in Python: this looks at every row that was ever written.
                 flags = list(map(simple.__contains__, listed))
                 if True not in flags:
@@ -442,9 +447,10 @@ class Past:
         keys: set[BareKey] = set()
         for log in self.history.logs.values():
             here, there = self.lengths.get(log.log, 0), other.get(log.log, 0)
-            for table_id, part in self._scan.parts(log, min(here, there), max(here, there)):
-                for stripe in decode_stripes(self._scan.load(part)) if table_id == table.table_id else ():
-                    keys.update(stripe.keys)
+            found = self._scan.parts(log, min(here, there), max(here, there))
+            parts = (self._scan.load(part) for table_id, part in found if table_id == table.table_id)
+            for form in touched_keys(parts):
+                keys.update(form.keys)
         return keys
 
 
@@ -487,12 +493,12 @@ class _Later:
         if not parts:
             return None
         touched = _Touched(set(), set(), set())
-        for stripe in chain.from_iterable(decode_stripes(self._scan.load(part)) for part in parts):
-            if stripe.kind is Kind.UPDATE and stripe.lives is None:
-                touched.updated.update(stripe.keys)
-                touched.columns.update(stripe.columns)
+        for form in touched_keys(map(self._scan.load, parts)):
+            if form.kind is Kind.UPDATE and not form.has_lives:
+                touched.updated.update(form.keys)
+                touched.columns.update(form.columns)
             else:
-                touched.other.update(stripe.keys)
+                touched.other.update(form.keys)
         return touched
 
 
@@ -527,6 +533,18 @@ def _patches(
         yield from zip(met, *values, strict=True)
     else:
         yield from ((*_tuple_of(key), *row) for key, *row in zip(met, *values, strict=True))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Run without the garbage collector, which would walk all the short-lived values again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _bare(key: Key) -> BareKey:
