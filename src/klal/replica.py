@@ -400,7 +400,8 @@ class Replica:
         moments = Moments(self._store)
         with self._store.reading():
             lengths = moments.lengths(moment)
-        return Past(self._store.path, lengths), moments
+        # As SQLite knows it: a relative path would be another file after a chdir.
+        return Past(Path(self._store.connection.db_filename("main")), lengths), moments
 
     def history(self, table: str, key: Value | Key) -> list[Version]:
         """Return every version of a row, oldest first: who wrote what and when, and what of it lost.

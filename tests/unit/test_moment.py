@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import apsw
 import pytest
@@ -314,6 +315,16 @@ def test_rows_that_history_has_and_the_file_has_not_are_damage_and_not_an_answer
     connection.close()
     with fleet.open("ana").at(change) as moment, pytest.raises(DamagedError, match="lacks rows"):
         masses(moment)
+
+
+def test_a_moment_is_of_the_open_file_wherever_the_program_goes(fleet, tmp_path, monkeypatch):
+    fleet["ana"].close()
+    monkeypatch.chdir(fleet["ana"].path.parent)
+    with fleet.open("ana", Path(fleet["ana"].path.name)) as replica:
+        wrote(replica, "a", 1)
+        monkeypatch.chdir(tmp_path)
+        with replica.at("now") as moment:
+            assert masses(moment) == [("a", 1)]
 
 
 def test_a_moment_shows_what_it_is(fleet):
