@@ -52,7 +52,8 @@ class Moment:
 
     What it has is the tables of its time, under their names and with the columns of then,
     and `klal_members`, `klal_conflicts` and `klal_epochs` as of then. Without ORDER BY the
-    order of rows is anybody's; a rowid is a row's place in one file and is not there.
+    order of rows is anybody's, and so is that of columns that were added apart; a rowid is
+    a row's place in one file and is not there.
 
     Raises:
         KlalError: From any method, as `klal.errors` says; never an error of SQLite's.

@@ -8,7 +8,7 @@ completeness can give, and then it is `IncompleteError` with the list.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -390,18 +390,20 @@ class Replica:
             IncompleteError: Not all of its changes or payloads are here; `.missing` lists them.
             UsageError: There is no such moment.
         """
-        past, moments = self._past(moment, "at")
-        frontier = moments.frontier(past.lengths)
-        return Moment(past, frontier, moments.name_of(frontier.root()))
-
-    def _past(self, moment: Asked, what: str) -> tuple[Past, Moments]:
         if self._store.in_transaction:
-            raise UsageError(f"{what} cannot run inside a transaction")
-        moments = Moments(self._store)
+            raise UsageError("at cannot run inside a transaction")
         with self._store.reading():
+            moments = Moments(self._store)
             lengths = moments.lengths(moment)
+            frontier = moments.frontier(lengths)
+            name = moments.name_of(frontier.root())
+        return Moment(self._past(lengths), frontier, name)
+
+    def _past(self, lengths: Mapping[int, int]) -> Past:
         # As SQLite knows it: a relative path would be another file after a chdir.
-        return Past(Path(self._store.connection.db_filename("main")), lengths), moments
+        path = Path(self._store.connection.db_filename("main"))
+        with self._store.translated():
+            return Past(path, lengths)
 
     def history(self, table: str, key: Value | Key) -> list[Version]:
         """Return every version of a row, oldest first: who wrote what and when, and what of it lost.
@@ -418,15 +420,13 @@ class Replica:
 
         A column that only one of them has counts as if the other had it with its default.
         """
-        old, _ = self._past(before, "diff")
-        try:
-            new, _ = self._past(after, "diff")
-            try:
-                return changed(old, new)
-            finally:
-                new.close()
-        finally:
-            old.close()
+        if self._store.in_transaction:
+            raise UsageError("diff cannot run inside a transaction")
+        with self._store.reading():
+            wanted = [Moments(self._store).lengths(asked) for asked in (before, after)]
+        with ExitStack() as opened, self._store.translated():
+            old, new = (opened.enter_context(closing(self._past(lengths))) for lengths in wanted)
+            return changed(old, new)
 
     def name_moment(self, name: str) -> NamedMoment:
         """Give what is applied here a name, by which every replica that hears of it can open it.

@@ -245,10 +245,11 @@ class Past:
         by which a row's visibility depends on other rows, or a column's value on more than the
         greatest write (MRG-3), must say here that such a table takes the long way.
         """
+        if not self._may_be_quick:
+            return False
         later = self.later
         return (
-            self._may_be_quick
-            and later.has_only_known_acts
+            later.has_only_known_acts
             and table.table_id not in later.grown
             and (table.table_id not in later.declared or self._is_declared_inside(table))
             and table.name == table.definition.name
