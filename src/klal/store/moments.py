@@ -212,13 +212,13 @@ class Past:
         if names & _VIEWS:
             return False
         tables = [self.catalog.by_name[name] for name in sorted(names - _FUNCTIONS)]
-        if not all(map(self.is_plain, tables)):
+        new = [table for table in tables if table.tab not in self._shadowed]
+        if not all(map(self.is_plain, new)):
             return False
-        for table in tables:
-            if table.tab not in self._shadowed:
-                with _uncollected():
-                    self._shadow(table)
-                self._shadowed.add(table.tab)
+        for table in new:
+            with _uncollected():
+                self._shadow(table)
+            self._shadowed.add(table.tab)
         return True
 
     # -- what is surely as it is now ---------------------------------------------------------
@@ -489,8 +489,8 @@ class _Later:
         return sum(part.part.size if isinstance(part, _Large) else len(part) for part in parts)
 
     def touched(self, table: Table) -> _Touched | None:
-        """Return what of a table was written, or None where nothing was."""
-        parts = self._parts.get(table.table_id)
+        """Return what of a table was written, or None where nothing was; it is asked once, and then let go."""
+        parts = self._parts.pop(table.table_id, None)
         if not parts:
             return None
         touched = _Touched(set(), set(), set())
