@@ -13,6 +13,7 @@ from __future__ import annotations
 from klal import errors
 from klal.api import check_certificate_file, create, join, new_id, open  # noqa: A004 - klal.open, as one says gzip.open
 from klal.model.certificate import Certificate
+from klal.moment import Moment
 from klal.replica import Replica
 from klal.reports import (
     ChangeId,
@@ -22,9 +23,12 @@ from klal.reports import (
     Event,
     ForeignWrite,
     Missing,
+    NamedMoment,
     Progress,
+    RowChange,
     Status,
     SyncReport,
+    Version,
     Violation,
 )
 
@@ -37,10 +41,14 @@ __all__ = [
     "Event",
     "ForeignWrite",
     "Missing",
+    "Moment",
+    "NamedMoment",
     "Progress",
     "Replica",
+    "RowChange",
     "Status",
     "SyncReport",
+    "Version",
     "Violation",
     "check_certificate_file",
     "create",

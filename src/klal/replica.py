@@ -8,7 +8,7 @@ completeness can give, and then it is `IncompleteError` with the list.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from klal.errors import IncompleteError, ReadOnlyError, UsageError
 from klal.file_station import FileStation
-from klal.model.schema import Value
+from klal.model.schema import Key, Value
+from klal.moment import Asked, Moment, Moments, changed, versions
 from klal.reports import (
     ChangeId,
     Closed,
@@ -28,13 +29,16 @@ from klal.reports import (
     LogEntry,
     MemberStatus,
     Missing,
+    NamedMoment,
     Progress,
     Result,
+    RowChange,
     Rows,
     Status,
     SyncReport,
     Traffic,
     Verified,
+    Version,
     Violation,
 )
 from klal.rules.merge import same
@@ -43,6 +47,7 @@ from klal.store.bulk import insert_many
 from klal.store.catalog import Table
 from klal.store.checks import check_store
 from klal.store.copy import backup_to
+from klal.store.moments import Past
 from klal.store.sqltext import words_of
 from klal.store.store import Store
 from klal.survey import Survey
@@ -466,6 +471,94 @@ class Replica:
         """Return the changes held here, newest first in the one order all replicas share."""
         with self._store.reading():
             return self._survey().log(limit, table)
+
+    # -- the past ------------------------------------------------------------------------
+
+    def at(self, moment: Asked) -> Moment:
+        """Return a state of the past, on which any SELECT can be run.
+
+        Args:
+            moment: What it is asked by.
+                "now": everything applied here.
+                "epoch:3", or what `close_epoch` returned: the cut of that epoch.
+                A time (`datetime`, text in ISO format, milliseconds since 1970 as text; UTC
+                where no zone is given): the greatest causally closed set of changes held here
+                whose order stamps are not above it. It is the same wherever the same changes
+                are held; a change that arrives later with an earlier stamp makes it another.
+                A `ChangeId`, or how it is spelled: that change and everything it had seen.
+                A `Frontier`, another `Moment`, or a root in hex: that state, where it is known.
+                A name that a member gave, with "name:" before it if it looks like something else.
+
+        Raises:
+            IncompleteError: Not all of its changes or payloads are here; `.missing` lists them.
+            UsageError: There is no such moment.
+        """
+        if self._store.in_transaction:
+            raise UsageError("at cannot run inside a transaction")
+        with self._store.reading():
+            moments = Moments(self._store)
+            lengths = moments.lengths(moment)
+            frontier = moments.frontier(lengths)
+            name = moments.name_of(frontier.root())
+        return Moment(self._past(lengths), frontier, name)
+
+    def _past(self, lengths: Mapping[int, int]) -> Past:
+        # As SQLite knows it: a relative path would be another file after a chdir.
+        path = Path(self._store.connection.db_filename("main"))
+        with self._store.translated():
+            return Past(path, lengths)
+
+    def history(self, table: str, key: Value | Key) -> list[Version]:
+        """Return every version of a row, oldest first: who wrote what and when, and what of it lost.
+
+        Args:
+            table: Its name.
+            key: The row's key: a value, or a tuple where several columns are the key.
+        """
+        with self._store.reading():
+            return versions(self._store, table, key)
+
+    def diff(self, before: Asked, after: Asked = "now") -> list[RowChange]:
+        """Return the rows that are not the same in two moments, by table and key.
+
+        A column that only one of them has counts as if the other had it with its default.
+        """
+        if self._store.in_transaction:
+            raise UsageError("diff cannot run inside a transaction")
+        with self._store.reading():
+            wanted = [Moments(self._store).lengths(asked) for asked in (before, after)]
+        with ExitStack() as opened, self._store.translated():
+            old, new = (opened.enter_context(closing(self._past(lengths))) for lengths in wanted)
+            return changed(old, new)
+
+    def name_moment(self, name: str) -> NamedMoment:
+        """Give what is applied here a name, by which every replica that hears of it can open it.
+
+        Two members who give one name to two states apart have named both: the earlier in the
+        one order keeps the name, the other has its root behind it, the same everywhere.
+
+        Raises:
+            UsageError: It is no name, or names another state here.
+        """
+        store = self._store
+        if store.in_transaction:
+            raise UsageError("name_moment cannot run inside a transaction")
+        if store.identity is None:
+            raise ReadOnlyError(f"{self.path} is read-only here: the key of its member is not at hand")
+        store.enter_if_waiting(is_writing=True)
+        with store.reading():
+            known = Moments(store).check_name(name)
+        if known is not None:
+            return known
+        change = ChangeId(self.log_id, store.name_moment(name))
+        return next(moment for moment in self.moments() if moment.change == change)
+
+    def moments(self) -> list[NamedMoment]:
+        """Return the states that members named, earliest naming first in the one order."""
+        with self._store.reading():
+            return Moments(self._store).named()
+
+    # -- closing the books ---------------------------------------------------------------
 
     def finish(self, *, alone: bool = False) -> Finished:
         """Say that this member has nothing more to add to the running epoch.

@@ -493,6 +493,84 @@ def _cells_json(cells: dict[str, Value] | None) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Version:
+    """One write of a row: who wrote it when and in which change, what the row then was, and what of it lost.
+
+    Shape:
+        kind: "insert", "update" or "delete".
+        written: column name -> value, of the columns that this change wrote.
+        row: the whole row after it, in the one order of all changes; None where none was visible.
+        lost: values of this change that did not stand against others written apart from it, settled or not.
+    """
+
+    change: ChangeId
+    member_name: str
+    unix_ms: int
+    kind: str
+    written: dict[str, Value]
+    row: dict[str, Value] | None
+    lost: tuple[Conflict, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "change": str(self.change),
+            "member": self.member_name,
+            "unix_ms": self.unix_ms,
+            "kind": self.kind,
+            "written": _cells_json(self.written),
+            "row": _cells_json(self.row),
+            "lost": [conflict.to_json() for conflict in self.lost],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """A row that is not the same in two moments; None stands for a moment that does not have it."""
+
+    table: str
+    key: Key
+    before: dict[str, Value] | None
+    after: dict[str, Value] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "table": self.table,
+            "key": [json_value(value) for value in self.key],
+            "before": _cells_json(self.before),
+            "after": _cells_json(self.after),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class NamedMoment:
+    """A state that a member gave a name.
+
+    Shape:
+        name: as it is told apart here and everywhere (MOM-2).
+        root: the root of its frontier, by which it can be opened too.
+        change_count: how many changes it holds.
+        change: the one that gave the name.
+    """
+
+    name: str
+    root: bytes
+    change_count: int
+    member_name: str
+    unix_ms: int
+    change: ChangeId
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "root": self.root.hex(),
+            "changes": self.change_count,
+            "member": self.member_name,
+            "unix_ms": self.unix_ms,
+            "change": str(self.change),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class LogEntry:
     """One change of the history.
 

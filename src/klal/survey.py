@@ -21,6 +21,7 @@ from klal.model.acts import (
     Genesis,
     Invite,
     Join,
+    NameMoment,
     Rename,
     decode_acts,
 )
@@ -402,8 +403,8 @@ class Survey:
                     table.name,
                     decode_key(key),
                     None if info is None else info.name,
-                    self._claim(winner_value, winner),
-                    self._claim(value, ChangeRef(log, seq)),
+                    self.claim(winner_value, winner),
+                    self.claim(value, ChangeRef(log, seq)),
                 )
             )
         return sorted(found, key=lambda c: (c.table, repr(c.key), c.column or "", c.loser.change or ChangeId(b"", 0)))
@@ -423,7 +424,8 @@ class Survey:
             for kind, table, key, detail in sorted(lines, key=lambda line: tuple(map(str, line)))
         ]
 
-    def _claim(self, value: object, ref: ChangeRef | None) -> Claim:
+    def claim(self, value: object, ref: ChangeRef | None) -> Claim:
+        """Return a value with who wrote it, in which change; nobody where that is not known."""
         if ref is None:
             return Claim(value, "", None)  # type: ignore[arg-type]
         log = self._history.logs[ref.log]
@@ -486,6 +488,8 @@ def _describe(act: Act) -> str:
             return f"created table {act.definition.name}"
         case Close():
             return f"finished epoch {act.epoch}"
+        case NameMoment():
+            return f"named {act.name}"
         case AddColumn():
             return f"added column {act.column.name}"
         case CreateIndex():

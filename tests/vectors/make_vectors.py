@@ -19,7 +19,7 @@ from typing import Any
 import nacl.exceptions
 import nacl.signing
 
-from klal.model.acts import Close, CreateTable, Genesis, Policy, encode_acts, make_invitation, make_join
+from klal.model.acts import Close, CreateTable, Genesis, NameMoment, Policy, encode_acts, make_invitation, make_join
 from klal.model.certificate import Body, Certificate, CutHead, MemberName, Witness, members_root
 from klal.model.frontier import EMPTY_ROOT, Frontier, Head
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header, Part, header_hash
@@ -186,6 +186,7 @@ def format_vectors() -> dict[str, Any]:
         "column_ids": list(COLUMN_IDS),
         "genesis_acts": made["genesis_acts"],
         "join_acts": made["join_acts"],
+        "moment_acts": encode_acts((NameMoment("before the storm"),), SALT),
         "part": made["rows"],
         "part_root": part_root(made["rows"]),
         "large_part_root": part_root(bytes(16) + b"\x01" * (600 * 1024)),

@@ -594,6 +594,98 @@ def log(
     return Exit.DONE
 
 
+AsOf = Annotated[
+    str, typer.Argument(metavar="MOMENT", help="now, epoch:N, a time, a change, a root, or a name somebody gave.")
+]
+
+
+@app.command()
+def at(
+    file: File,
+    moment: AsOf,
+    statement: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT.")],
+    as_json: Json = False,
+) -> int:
+    """Run a SELECT as of a moment of the past, under the tables of then."""
+    from klal.cli import render
+    from klal.cli.text import rows_as_objects
+
+    with _open(file) as replica, replica.at(_moment(replica, moment)) as then:
+        rows = then.query(statement)
+    objects = rows_as_objects(rows.columns, rows)
+    Output(as_json=as_json).answer(objects, lambda out: render.rows(out, rows.columns, rows))
+    return Exit.DONE
+
+
+def _moment(replica: Replica, text: str) -> str:
+    """Return what was asked for, a change spelled in full."""
+    log, colon, seq = text.partition(":")
+    is_short = colon and seq.isdigit() and 0 < len(log) < 64 and set(log.lower()) <= set("0123456789abcdef")
+    return _full_change(replica, text) if is_short else text
+
+
+@app.command()
+def moment(
+    file: File,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The name; none lists those given.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Give the present state a name that every replica will know, or list the names given."""
+    from klal.cli import render
+    from klal.cli.text import counted, shown
+
+    out = Output(as_json=as_json)
+    with _open(file) as replica:
+        if name is None:
+            listed = [each.to_json() for each in replica.moments()]
+            out.answer(listed, lambda out: out.draw(render.moments(listed, now_unix_ms=_now())))
+            return Exit.DONE
+        report = replica.name_moment(name).to_json()
+
+    def draw(out: Output) -> None:
+        what = f" is the state of {counted(report['changes'], 'change')}, root {report['root'][:16]}"
+        out.say(Text.assemble((shown(report["name"]), "bold"), what))
+
+    out.answer(report, draw)
+    return Exit.DONE
+
+
+@app.command()
+def history(
+    file: File,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A table.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The row's key; of several columns, a JSON list.")],
+    as_json: Json = False,
+) -> int:
+    """List every version of a row: who wrote what and when, and what of it lost."""
+    from klal.cli import render
+    from klal.cli.csvfile import spelled_key
+
+    with _open(file) as replica:
+        types = dict(replica.table_columns(table))
+        declared = [types[name] for name in replica.table_key(table)]
+        report = [version.to_json() for version in replica.history(table, spelled_key(key, declared))]
+    Output(as_json=as_json).answer(report, lambda out: out.draw(render.history(report, now_unix_ms=_now())))
+    return Exit.DONE
+
+
+@app.command()
+def diff(
+    file: File,
+    before: Annotated[str, typer.Argument(metavar="A", help="A moment, as for at.")],
+    after: Annotated[str, typer.Argument(metavar="[B]", help="A later one. [default: now]")] = "now",
+    as_json: Json = False,
+) -> int:
+    """List the rows that are not the same in two moments."""
+    from klal.cli import render
+
+    with _open(file) as replica:
+        found = replica.diff(_moment(replica, before), _moment(replica, after))
+    report = [change.to_json() for change in found]
+    Output(as_json=as_json).answer(report, lambda out: out.draw(render.diff(report)))
+    return Exit.DONE
+
+
 @app.command()
 def verify(
     file: Annotated[

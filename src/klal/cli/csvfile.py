@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ LINE_SIZE_MAX = 64 << 20
 _GUESS_ROW_COUNT = 1_000
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_BLOB = re.compile(r"[xX]'((?:[0-9a-fA-F]{2})*)'")
 _FOREIGN_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -227,6 +229,28 @@ def converter(declared: str) -> Callable[[str], Any]:
     if any(word in declared for word in ("REAL", "FLOA", "DOUB")):
         return to_real
     return to_number
+
+
+def spelled_key(text: str, declared: Sequence[str]) -> tuple[Any, ...]:
+    """Return the key that `text` spells: a value, or a JSON list of as many as there are key columns.
+
+    Raises:
+        UsageError: It spells no such list.
+    """
+    parts: Any = [text]
+    if len(declared) > 1:
+        with contextlib.suppress(ValueError):
+            parts = json.loads(text)
+        if not isinstance(parts, list) or len(parts) != len(declared):
+            raise UsageError(f"{text!r:.60} is no key here: want a JSON list of {len(declared)} values")
+    return tuple(
+        _key_part(part, kind) if isinstance(part, str) else part for part, kind in zip(parts, declared, strict=True)
+    )
+
+
+def _key_part(text: str, declared: str) -> Any:
+    blob = _BLOB.fullmatch(text) if "BLOB" in declared.upper() else None
+    return converter(declared)(text) if blob is None else bytes.fromhex(blob[1])
 
 
 def match_columns(reader: CsvReader, table: str, declared: Sequence[tuple[str, str]]) -> list[Callable[[str], Any]]:

@@ -334,6 +334,71 @@ def log(items: Sequence[Json], *, now_unix_ms: int) -> RenderableType:
     return made
 
 
+def moments(items: Sequence[Json], *, now_unix_ms: int) -> RenderableType:
+    """Return the names that were given to states, earliest first."""
+    if not items:
+        return Text("no moment has a name yet")
+    made = table("name", "changes", "root", "named by", "when", right=(1,))
+    for item in items:
+        made.add_row(
+            shown(item["name"]),
+            f"{item['changes']:,}",
+            item["root"][:16],
+            shown(item["member"]),
+            aged(item["unix_ms"], now_unix_ms),
+        )
+    return made
+
+
+def history(items: Sequence[Json], *, now_unix_ms: int) -> RenderableType:
+    """Return the versions of a row, oldest first, with what of each did not stand."""
+    if not items:
+        return Text("no such row was ever written")
+    made = table("change", "member", "when", "what", "wrote", "lost")
+    for item in items:
+        wrote = "\n".join(f"{shown(name)} = {shown(value)}" for name, value in item["written"].items())
+        lost = Text("\n").join(_lost(conflict) for conflict in item["lost"])
+        made.add_row(
+            short_change(item["change"]),
+            shown(item["member"]),
+            aged(item["unix_ms"], now_unix_ms),
+            item["kind"],
+            wrote,
+            lost,
+        )
+    row = items[-1]["row"]
+    cells = "gone" if row is None else ", ".join(f"{shown(name)} = {shown(value)}" for name, value in row.items())
+    return Group(made, Text.assemble(("now: ", "bold"), cells, overflow="fold"))
+
+
+def _lost(conflict: Json) -> Text:
+    """Return what did not stand, and who wrote what stood instead."""
+    what = shown(conflict["column"]) if conflict["column"] else "its deletion"
+    winner = conflict["winner"]
+    by = f" to {shown(winner['member'])} {short_change(winner['change'])}" if winner["change"] else ""
+    return Text.assemble((what, "yellow"), (by, "dim"))
+
+
+def diff(items: Sequence[Json]) -> RenderableType:
+    """Return the cells that are not the same in two moments, row by row."""
+    if not items:
+        return Text("no row differs")
+    made = table("table", "key", "column", "before", "after")
+    for item in items:
+        before, after = item["before"], item["after"]
+        place = (shown(item["table"]), _key(item["key"]))
+        if before is None or after is None:
+            was, now = (Text("no row", style="dim") if row is None else Text("row") for row in (before, after))
+            made.add_row(*place, "", was, now)
+            place = ("", "")
+        for name in dict.fromkeys([*(before or {}), *(after or {})]):
+            old, new = ((row or {}).get(name) for row in (before, after))
+            if old != new or type(old) is not type(new):
+                made.add_row(*place, shown(name), Text(shown(old), style="yellow"), Text(shown(new), style="green"))
+                place = ("", "")
+    return Group(made, Text(counted(len(items), "row"), style="dim"))
+
+
 def waiting(epoch: int, items: Sequence[Json]) -> RenderableType:
     """Return why an epoch cannot close yet: who owes what, and who has it."""
     made = table("waits for", "because of", "held by")

@@ -38,6 +38,7 @@ from klal.model.schema import (
     check_index,
     check_table_name,
     check_view,
+    has_suffix,
 )
 
 ACT_COUNT_MAX = 4096
@@ -194,8 +195,18 @@ class Close(_Act, frozen=True, tag="close"):
     epoch: int
 
 
+class NameMoment(_Act, frozen=True, tag="moment"):
+    """A name for a state: the one that the act's own change had seen.
+
+    It carries no frontier: a change names its past already (D5), and so nobody can name a
+    state by one and mean another.
+    """
+
+    name: str
+
+
 SchemaAct = CreateTable | AddColumn | CreateIndex | CreateView | Rename | DropColumn | Drop
-Act = Genesis | Invite | Join | SchemaAct | Close
+Act = Genesis | Invite | Join | SchemaAct | Close | NameMoment
 
 _INVITE_TAG = "klal/invite/1"
 _JOIN_TAG = "klal/join/1"
@@ -301,6 +312,10 @@ def check_act(act: Act) -> None:
         case Close():
             if not 0 <= act.epoch <= EPOCH_MAX:
                 raise MalformedError(f"close names epoch {act.epoch}", rule="ACT-2")
+        case NameMoment():
+            _check_name(act.name)
+            if has_suffix(act.name):
+                raise MalformedError(f"moment name {act.name!r:.40} ends as those told apart do", rule="MOM-2")
 
 
 def _check_invitation(invitation: Invitation) -> None:

@@ -135,6 +135,15 @@ class Header:
         return sum(part.size for part in self.parts)
 
 
+def parts_of(data: bytes) -> list[Part]:
+    """Return the parts that a stored header names, and look at nothing else of it.
+
+    Law: equal to `Header.decode(data).parts`, for a fifth of the time.
+    """
+    start = _FIXED.size + data[1] * HASH_SIZE
+    return [Part(*_PART.unpack_from(data, i)) for i in range(start, len(data), _PART.size)]
+
+
 def encode_header(
     seq: int,
     epoch: int,

@@ -18,6 +18,8 @@ import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
+from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -51,6 +53,9 @@ _VALUE_TYPES = {type(None), int, float, str, bytes}
 _encode = msgspec.msgpack.Encoder().encode
 # msgspec cannot tell text from bytes in a union, so values come as Any and are checked below.
 _decode_columns = msgspec.msgpack.Decoder(list[list[Any]]).decode
+_decode_sections = msgspec.msgpack.Decoder(list[list[list[Any]]]).decode
+_decode_column = msgspec.msgpack.Decoder(list[Any]).decode
+_split_columns = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
 class Kind(IntEnum):
@@ -173,7 +178,21 @@ def decode_segments(part: bytes) -> Iterator[Segment]:
         yield segment
 
 
-def _decode_segment(part: bytes, start: int) -> tuple[Segment, int]:
+class _Frame(NamedTuple):
+    """Where the pieces of one segment lie, its counts and sizes within their bounds."""
+
+    kind: Kind
+    flags: int
+    columns: tuple[bytes, ...]
+    row_count: int
+    keys: bytes
+    keys_plain: int
+    values: bytes
+    values_plain: int
+    end: int
+
+
+def _frame(part: bytes, start: int) -> _Frame:
     columns_start = start + _SEGMENT.size
     if columns_start > len(part):
         raise MalformedError("segment header is cut short", rule="PAY-2")
@@ -192,23 +211,130 @@ def _decode_segment(part: bytes, start: int) -> tuple[Segment, int]:
     if end > len(part):
         raise MalformedError("segment is cut short", rule="PAY-2")
     columns = tuple(part[i : i + COLUMN_ID_SIZE] for i in range(columns_start, keys_start, COLUMN_ID_SIZE))
+    keys, values = part[keys_start:values_start], part[values_start:end]
+    return _Frame(Kind(kind), flags, columns, row_count, keys, keys_plain, values, values_plain, end)
+
+
+def _decode_segment(part: bytes, start: int) -> tuple[Segment, int]:
+    frame = _frame(part, start)
+    kind, flags, columns, row_count = frame.kind, frame.flags, frame.columns, frame.row_count
     if len(set(columns)) != len(columns):
         raise MalformedError("segment writes a column twice", rule="PAY-4")
-    key_columns = _decode_section(
-        part[keys_start:values_start], keys_plain, row_count, compressed=bool(flags & _KEYS_COMPRESSED)
-    )
+    key_columns = _decode_section(frame.keys, frame.keys_plain, row_count, compressed=bool(flags & _KEYS_COMPRESSED))
     lives = key_columns.pop() if flags & _LIVES and key_columns else None
     if lives is not None and not all(type(life) is int and 0 < life <= LIFE_MAX for life in lives):
         raise MalformedError("segment has a life that is no positive number", rule="PAY-4")
     if not 0 < len(key_columns) <= _KEY_COUNT_MAX:
         raise MalformedError(f"segment has {len(key_columns)} key columns", rule="PAY-4")
-    values = _decode_section(
-        part[values_start:end], values_plain, row_count, compressed=bool(flags & _VALUES_COMPRESSED)
-    )
-    if len(values) != column_count or (kind == Kind.DELETE and column_count):
-        raise MalformedError(f"segment has {len(values)} value columns, want {column_count}", rule="PAY-4")
+    values = _decode_section(frame.values, frame.values_plain, row_count, compressed=bool(flags & _VALUES_COMPRESSED))
+    if len(values) != len(columns) or (kind == Kind.DELETE and columns):
+        raise MalformedError(f"segment has {len(values)} value columns, want {len(columns)}", rule="PAY-4")
     keys = list(zip(*key_columns, strict=True))
-    return Segment(Kind(kind), columns, keys, values, lives, key_columns), end  # type: ignore[arg-type]
+    return Segment(kind, columns, keys, values, lives, key_columns), frame.end  # type: ignore[arg-type]
+
+
+class Stripe:
+    """A segment of a change that was applied here, so checked already: decoded column by column, as asked.
+
+    Reading the past looks through many rows for few keys, and at few columns of those.
+
+    Law: what it gives is what `decode_segments` gives of the same part.
+    """
+
+    def __init__(self, frame: _Frame) -> None:
+        self.kind, self.columns, self.row_count = frame.kind, frame.columns, frame.row_count
+        self._frame = frame
+
+    @cached_property
+    def _key_columns(self) -> list[list[Any]]:
+        frame = self._frame
+        is_compressed = frame.flags & _KEYS_COMPRESSED
+        decoded: list[list[Any]] = _decode_columns(
+            decompress(frame.keys, frame.keys_plain) if is_compressed else frame.keys
+        )
+        return decoded
+
+    @property
+    def lives(self) -> list[int] | None:
+        """Return one life per row, or None when every row is in its first."""
+        return self._key_columns[-1] if self._frame.flags & _LIVES else None
+
+    @cached_property
+    def keys(self) -> Sequence[Value] | Sequence[Key]:
+        """Return the keys: bare values where one column is the key, else tuples."""
+        columns = self._key_columns[:-1] if self._frame.flags & _LIVES else self._key_columns
+        return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+    @cached_property
+    def _value_columns(self) -> list[msgspec.Raw]:
+        frame = self._frame
+        is_compressed = frame.flags & _VALUES_COMPRESSED
+        split: list[msgspec.Raw] = _split_columns(
+            decompress(frame.values, frame.values_plain) if is_compressed else frame.values
+        )
+        return split
+
+    def column(self, index: int) -> list[Value]:
+        """Return the values of the column at this place in `columns`."""
+        column: list[Value] = _decode_column(self._value_columns[index])
+        return column
+
+
+def decode_stripes(part: bytes) -> Iterator[Stripe]:
+    """Yield the segments of a part that was applied here, each to be decoded as far as it is asked.
+
+    Raises:
+        MalformedError: The file is damaged.
+    """
+    position = SALT_SIZE
+    while position < len(part):
+        frame = _frame(part, position)
+        position = frame.end
+        yield Stripe(frame)
+
+
+class Touched(NamedTuple):
+    """Which keys the segments of one form write, in many parts together.
+
+    Shape:
+        keys: bare values where one column is the key, else tuples.
+    """
+
+    kind: Kind
+    columns: tuple[bytes, ...]
+    has_lives: bool
+    keys: Iterator[Value] | Iterator[Key]
+
+
+def touched_keys(parts: Iterable[bytes]) -> Iterator[Touched]:
+    """Yield the keys that parts of applied changes write, one form of segment after another, values not looked at.
+
+    Most changes write one row, and then it is the calls that cost: so the keys of all segments
+    of one kind over one set of columns are decoded as one array of arrays.
+    """
+    forms: dict[tuple[int, int, bytes], list[bytes]] = {}
+    for part in parts:
+        position, end = SALT_SIZE, len(part)
+        while position < end:
+            kind, flags, column_count, _, plain, size, _, values_size = _SEGMENT.unpack_from(part, position)
+            columns_start = position + _SEGMENT.size
+            keys_start = columns_start + column_count * COLUMN_ID_SIZE
+            keys = part[keys_start : keys_start + size]
+            if flags & _KEYS_COMPRESSED:
+                keys = decompress(keys, plain)
+            forms.setdefault((kind, flags & _LIVES, part[columns_start:keys_start]), []).append(keys)
+            position = keys_start + size + values_size
+    for (kind, lives, ids), sections in forms.items():
+        columns = tuple(ids[i : i + COLUMN_ID_SIZE] for i in range(0, len(ids), COLUMN_ID_SIZE))
+        decoded = _decode_sections(b"\xdd" + len(sections).to_bytes(4, "big") + b"".join(sections))
+        yield Touched(Kind(kind), columns, bool(lives), _keys_in(decoded, has_lives=bool(lives)))
+
+
+def _keys_in(sections: list[list[list[Any]]], *, has_lives: bool) -> Iterator[Any]:
+    width = len(sections[0]) - has_lives
+    if width == 1:
+        return chain.from_iterable(section[0] for section in sections)
+    return chain.from_iterable(zip(*section[:width], strict=True) for section in sections)
 
 
 def _decode_section(stored: bytes, plain_size: int, row_count: int, *, compressed: bool) -> list[list[Value]]:

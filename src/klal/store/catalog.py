@@ -281,6 +281,13 @@ class Catalog:
                 return stated.act.definition.name
         return ""
 
+    def declared_order(self, table_id: bytes) -> bytes | None:
+        """Return the order key of the first change that declared a table, as bytes that sort; None if none did."""
+        for stated in self.schema.stated:
+            if isinstance(stated.act, CreateTable) and stated.act.definition.table_id == table_id:
+                return stated.order
+        return None
+
     def declared_column(self, table_id: bytes, column_id: bytes) -> str:
         """Return the name that a column was declared with, dropped or not; "" for one never declared."""
         for stated in self.schema.stated:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import apsw
 
 from klal.errors import DamagedError, LinkError, MalformedError, RefusedError, SignatureError
-from klal.model.acts import Close, Genesis, Join, decode_acts
+from klal.model.acts import Close, Genesis, Join, NameMoment, decode_acts
 from klal.model.certificate import check_certificate
 from klal.model.header import ACTS_TABLE, header_hash
 from klal.model.keys import log_id_of
@@ -180,11 +180,12 @@ def _check_certificates(store: Store) -> int:
 
 
 def _check_entries(store: Store) -> None:
-    """Check that members and Closes are those that the acts in history name."""
+    """Check that members, Closes and named moments are those that the acts in history name."""
     history = store.history
     joins: dict[bytes, set[tuple[object, ...]]] = {}
     entered: set[bytes] = set()
     closes: set[tuple[object, ...]] = set()
+    moments: set[tuple[object, ...]] = set()
     for log in history.logs.values():
         for stored in history.lines(log, 0, log.length):
             data = history.part(stored, ACTS_TABLE)
@@ -194,6 +195,8 @@ def _check_entries(store: Store) -> None:
             for act in decode_acts(data) if seq == 0 or stored.state == STATE_APPLIED else ():
                 if isinstance(act, Close) and stored.state == STATE_APPLIED:
                     closes.add((act.epoch, log.log, seq, log.member_id))
+                elif isinstance(act, NameMoment) and stored.state == STATE_APPLIED:
+                    moments.add((log.log, seq, act.name))
                 elif isinstance(act, Join):
                     uses = act.invitation.use_count_max
                     joins.setdefault(act.member, set()).add((act.name, log.log_id, seq, act.invitation.ticket_id, uses))
@@ -212,6 +215,8 @@ def _check_entries(store: Store) -> None:
         raise LinkError("a member who joined is not entered", rule="MEM-1", evidence=min(absent).hex())
     if set(store.connection.execute("SELECT epoch, log, seq, member_id FROM klal_close").fetchall()) != closes:
         raise LinkError("klal_close is not what history gives", rule="FIL-4", evidence="klal_close")
+    if set(store.connection.execute("SELECT log, seq, name FROM klal_moment").fetchall()) != moments:
+        raise LinkError("klal_moment is not what history gives", rule="FIL-4", evidence="klal_moment")
 
 
 def _check_states(store: Store, replay: Replay) -> None:

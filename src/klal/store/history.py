@@ -206,14 +206,17 @@ class History:
 
     def lines(self, log: Log, start: int, stop: int) -> Iterator[Stored]:
         """Yield the changes [start, stop) of a log, in order."""
+        for row in self.raw_lines(log, start, stop):
+            yield Stored(*row)
+
+    def raw_lines(self, log: Log, start: int, stop: int) -> Iterator[tuple[int, int, int, bytes, bytes | None]]:
+        """Yield the changes [start, stop) of a log as they are stored: lsn, state, order stamp, header, payload."""
         for lsn, count in self._spans(log, start, stop):
-            rows = self._connection.execute(
+            yield from self._connection.execute(
                 "SELECT lsn, state, order_stamp, header, payload FROM klal_change"
                 " WHERE lsn BETWEEN ? AND ? ORDER BY lsn",
                 (lsn, lsn + count - 1),
             )
-            for row in rows:
-                yield Stored(*row)
 
     def _spans(self, log: Log, start: int, stop: int) -> list[tuple[int, int]]:
         """Return where the changes [start, stop) of a log lie: (first lsn, how many)."""
@@ -290,11 +293,12 @@ class History:
             if part.table_id == table_id:
                 if stored.payload is not None:
                     return stored.payload[start : start + part.size]
-                return self._joined(stored.lsn, index, part)
+                return self.joined(stored.lsn, index, part)
             start += part.size
         return None
 
-    def _joined(self, lsn: int, index: int, part: Part) -> bytes | None:
+    def joined(self, lsn: int, index: int, part: Part) -> bytes | None:
+        """Return a part whose payload lies in slices, or None if not all of them are here."""
         pieces = self._connection.execute(
             "SELECT data FROM klal_slice WHERE lsn = ? AND part = ? ORDER BY slice", (lsn, index)
         ).fetchall()

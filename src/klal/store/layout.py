@@ -48,6 +48,7 @@ CREATE TABLE klal_member(member_id BLOB PRIMARY KEY, name TEXT NOT NULL, log_id 
   ticket_id BLOB, use_count_max INTEGER) WITHOUT ROWID;
 CREATE TABLE klal_close(epoch INTEGER, log INTEGER, seq INTEGER, member_id BLOB NOT NULL, PRIMARY KEY(epoch, log, seq))
   WITHOUT ROWID;
+CREATE TABLE klal_moment(log INTEGER, seq INTEGER, name TEXT, PRIMARY KEY(log, seq, name)) WITHOUT ROWID;
 CREATE TABLE klal_epoch(epoch INTEGER PRIMARY KEY, hash BLOB NOT NULL, certificate BLOB NOT NULL);
 
 -- Schema acts that are applied, each once, with the smallest order key of the changes that state it.

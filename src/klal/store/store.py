@@ -27,6 +27,7 @@ from klal.model.acts import (
     Genesis,
     Invite,
     Join,
+    NameMoment,
     Rename,
     SchemaAct,
     make_invitation,
@@ -540,6 +541,8 @@ class Store:
                     self._admit_member(log, seq, act)
             elif isinstance(act, Close):
                 self.note_close(log, seq, act.epoch)
+            elif isinstance(act, NameMoment):
+                self.connection.execute("INSERT OR IGNORE INTO klal_moment VALUES(?,?,?)", (log.log, seq, act.name))
 
     def note_close(self, log: Log, seq: int, epoch: int) -> None:
         """Record an applied Close, and make the certificates it completes."""
@@ -736,6 +739,14 @@ class Store:
                 self._append_acts(Close(epoch))
         self.apply_ready()
         return epoch
+
+    def name_moment(self, name: str) -> int:
+        """Append a name for what is applied here, and return the number of the change that gives it (MOM-1)."""
+        with self.writing(durable=True):
+            self._append_acts(NameMoment(name))
+            own = self.writer.own
+            assert own is not None, "it was just written to"
+            return own.log.length - 1
 
     def certificate(self, epoch: int) -> Certificate | None:
         """Return the certificate of an epoch that is complete here."""

@@ -199,3 +199,65 @@ def test_a_backup_goes_to_a_new_path_only(space, tmp_path):
     assert space("backup", "a.db", "copy.db", "--json")["bytes"] == (tmp_path / "copy.db").stat().st_size
     assert space("status", "copy.db", "--json")["root"] == space("status", "a.db", "--json")["root"]
     assert space("backup", "a.db", "copy.db", "--json", code=2)["error"] == "usage"
+
+
+def test_a_moment_is_opened_by_name_change_and_time(space):
+    """W14 W17."""
+    first = space("sql", "a.db", "INSERT INTO bird VALUES ('a', 1, NULL), ('b', 2, 'x')", "--json")["change"]
+    named = space("moment", "a.db", "before", "--json")
+    assert list(named) == ["name", "root", "changes", "member", "unix_ms", "change"]
+    space("sql", "a.db", "UPDATE bird SET mass = 3 WHERE id = 'a'")
+    query = "SELECT id, mass FROM bird ORDER BY id"
+
+    short = f"{first[:10]}:{first.partition(':')[2]}"
+    for moment in ("before", first, short, named["root"]):
+        assert space("at", "a.db", moment, query, "--json") == [{"id": "a", "mass": 1}, {"id": "b", "mass": 2}]
+    assert space("at", "a.db", "now", query, "--json") == space("sql", "a.db", query, "--json")
+    assert "id  mass\na      1\nb      2\n2 rows" in space("at", "a.db", "before", query)
+    assert space("at", "a.db", "1999-01-01", "SELECT 1 AS one", "--json") == [{"one": 1}]
+    assert space("moment", "a.db", "--json") == [named]
+    assert "before" in space("moment", "a.db")
+    assert "after is the state of 5 changes" in space("moment", "a.db", "after")
+
+
+def test_a_moment_that_is_not_there_or_not_yet_says_so(space):
+    assert space("at", "a.db", "whenever", "SELECT 1", "--json", code=2)["error"] == "usage"
+    assert space("at", "a.db", "epoch:0", "SELECT 1", "--json", code=3)["error"] == "incomplete"
+    assert "want a SELECT" in space("at", "a.db", "now", "DELETE FROM bird", code=2)
+    assert "no moment has a name yet" in space("moment", "a.db")
+
+
+def test_history_and_diff_show_what_changed(space):
+    """W14."""
+    made = space("sql", "a.db", "INSERT INTO bird VALUES ('a', 1, NULL)", "--json")["change"]
+    space("sql", "a.db", "UPDATE bird SET mass = 2")
+
+    versions = space("history", "a.db", "bird", "a", "--json")
+    assert list(versions[0]) == ["change", "member", "unix_ms", "kind", "written", "row", "lost"]
+    assert [(v["kind"], v["written"]) for v in versions] == [
+        ("insert", {"mass": 1, "note": None}),
+        ("update", {"mass": 2}),
+    ]
+    assert versions[0]["change"] == made
+    assert "now: id = a, mass = 2, note = NULL" in space("history", "a.db", "bird", "a")
+    assert "ever written" in space("history", "a.db", "bird", "b")
+    assert space("diff", "a.db", made, "--json") == [
+        {
+            "table": "bird",
+            "key": ["a"],
+            "before": {"id": "a", "mass": 1, "note": None},
+            "after": {"id": "a", "mass": 2, "note": None},
+        }
+    ]
+    assert space("diff", "a.db", "now", made, "--json")[0]["after"]["mass"] == 1
+    assert "mass" in space("diff", "a.db", made)
+    assert "no row differs" in space("diff", "a.db", "now")
+
+
+def test_a_key_is_spelled_as_its_columns_are_declared(space):
+    space("sql", "a.db", "CREATE TABLE pair (n INT, id BLOB, PRIMARY KEY(n, id))")
+    space("sql", "a.db", "INSERT INTO pair VALUES (7, x'0aff')")
+
+    assert len(space("history", "a.db", "pair", """[7, "x'0aff'"]""", "--json")) == 1
+    assert len(space("history", "a.db", "pair", """["7", "x'0aff'"]""", "--json")) == 1
+    assert "JSON list of 2" in space("history", "a.db", "pair", "7", code=2)

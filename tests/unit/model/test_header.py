@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from klal.errors import MalformedError
 from klal.model.codec import EPOCH_MAX, HEADER_SIZE_MAX, PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SEQ_MAX
-from klal.model.header import Header, Part, header_hash
+from klal.model.header import Header, Part, header_hash, parts_of
 from tests.helpers.model_strategies import SPACE, headers, refusal_of
 
 PLAIN = Header(
@@ -122,3 +122,8 @@ def test_a_hash_is_bound_to_its_space_and_to_every_byte() -> None:
     assert header_hash(SPACE, encoded) != header_hash(bytes(32), encoded)
     assert header_hash(SPACE, encoded) != header_hash(SPACE, other.encode())
     assert len({header_hash(SPACE, bytes([n]) + encoded[1:]) for n in range(256)}) == 256
+
+
+@given(headers())
+def test_the_parts_of_a_stored_header_are_those_of_the_whole(header: Header) -> None:
+    assert tuple(parts_of(header.encode())) == header.parts

@@ -15,11 +15,13 @@ from klal.model.payload import (
     Kind,
     Segment,
     decode_segments,
+    decode_stripes,
     encode_row,
     encode_segment,
     part_leaves,
     part_root,
     slices_of,
+    touched_keys,
 )
 from tests.helpers.model_strategies import column_ids, refusal_of, segments, sql_values
 
@@ -205,3 +207,34 @@ def test_the_salt_is_part_of_what_is_hashed() -> None:
     body = encode_segment(Segment(Kind.DELETE, (), [("k",)], []))
 
     assert part_root(bytes(SALT_SIZE) + body) != part_root(SALT + body)
+
+
+@given(st.lists(segments(), min_size=1, max_size=3))
+def test_a_stripe_gives_what_the_whole_segment_gives(drawn: list[Segment]) -> None:
+    part = SALT + b"".join(map(encode_segment, drawn))
+
+    for stripe, segment in zip(decode_stripes(part), decode_segments(part), strict=True):
+        columns = [stripe.column(index) for index in reversed(range(len(stripe.columns)))][::-1]
+        keys = [key if isinstance(key, tuple) else (key,) for key in stripe.keys]
+        found = Segment(stripe.kind, stripe.columns, keys, columns, stripe.lives)
+        assert _plain(found) == _plain(segment)
+        assert stripe.row_count == len(segment.keys)
+
+
+@given(st.lists(segments(), min_size=1, max_size=4))
+def test_the_keys_of_many_parts_are_those_of_each(drawn: list[Segment]) -> None:
+    # Of one table, as they are always asked for: with keys of one width.
+    width = len(drawn[0].keys[0])
+    parts = [SALT + encode_segment(segment) for segment in drawn if len(segment.keys[0]) == width]
+    want: dict[tuple[object, ...], list[str]] = {}
+    for segment in (segment for part in parts for segment in decode_segments(part)):
+        form = (segment.kind, segment.columns, segment.lives is not None)
+        want.setdefault(form, []).extend(map(repr, segment.keys))
+
+    found = {
+        (form.kind, form.columns, form.has_lives): [
+            repr(key if isinstance(key, tuple) else (key,)) for key in form.keys
+        ]
+        for form in touched_keys(parts)
+    }
+    assert found == want
