@@ -41,6 +41,7 @@ _DERIVED = (
     ("klal_past", "log, past_log, seq, length"),
     ("klal_hidden", f"{_TABLE.format('hidden')}, key, key_text, image"),
     ("klal_lost", "table_id, column_id, log, seq, name, row_count"),
+    ("klal_drop", "table_id, column_id, log, seq"),
     ("klal_column", f"{_TABLE.format('column')}, column_id, name, definition"),
     ("klal_table", "table_id, name, definition, foreign_keys"),
     ("klal_object", "object_id, kind, name, definition, is_built"),

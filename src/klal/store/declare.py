@@ -21,6 +21,7 @@ import msgspec
 
 from klal.errors import MalformedError, RefusedError, UsageError
 from klal.model.acts import (
+    RENAME_NUMBER_MAX,
     AddColumn,
     CreateIndex,
     CreateTable,
@@ -46,10 +47,11 @@ from klal.model.schema import (
     affinity_of,
     column_id_of,
     fold,
+    is_parent_key,
     is_reserved,
 )
-from klal.model.tokens import ROW, TOTAL, VIEW
-from klal.rules.schema import Schema, Stated, TableState, is_parent_key, resolve
+from klal.model.tokens import CHECK, ROW, TOTAL, VIEW
+from klal.rules.schema import Schema, Stated, TableState, needed_columns, resolve
 from klal.store.file import allow_klal_id, translate
 from klal.store.layout import quote
 from klal.store.sql import Connection
@@ -69,6 +71,7 @@ from klal.store.sqltext import (
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?0[xX][0-9a-fA-F]+")
 _TEXT = re.compile(r"'(?:[^']|'')*'")
 _BLOB = re.compile(r"[xX]'(?:[0-9a-fA-F]{2})*'")
+_VIEW_DEPTH_MAX = 100  # Of views over views: SQLite expands them all for each use.
 _CONSTRAINT_WORDS = ("CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN")
 
 # Words that can only stand unquoted as keywords, and why a CREATE TABLE or ADD COLUMN cannot have them.
@@ -117,7 +120,7 @@ class Scratch:
             self._connection.execute(table_sql(table, schema))
         for name, index in schema.indexes.values():
             self._connection.execute(index_sql(name, index, schema))
-        self.broken_views = {name for name, view in schema.views.values() if not try_view(self._connection, name, view)}
+        self.broken_views = {schema.views[object_id][0] for object_id in create_views(self._connection, schema)}
         self._connection.authorizer = _allow_plain_ddl
 
     def run(self, sql: str) -> None:
@@ -238,7 +241,7 @@ class _TableReader:
                 elif reader.peek().upper == "CHECK" and reader.peek(1).is_operator("("):
                     reader.take()
                     what = f"CHECK of table {self._name}"
-                    yield Check(name, bare(read_tokens(reader.take_group(), ROW, what, self._column_of)))
+                    yield Check(name, bare(read_tokens(reader.take_group(), CHECK, what, self._column_of)))
                     name = ""
                 elif reader.peek().is_operator("("):
                     reader.take_group()
@@ -281,6 +284,7 @@ class _TableReader:
             if wanted is None:
                 keys = sorted((row[5], row[1]) for row in self._info if row[5])
                 return b"", tuple(column for _, column in keys)
+            # Whether they are a key is asked of the whole definition, once it is read.
             return b"", tuple(find_name(self._names, column) or column for column in wanted)
         parents = [table for table in self._schema.tables.values() if fold(table.name) == fold(name)]
         if not parents:
@@ -313,9 +317,8 @@ class _TableReader:
 def _allow_plain_ddl(
     action: int, first: str | None, _second: str | None, _third: str | None, _fourth: str | None
 ) -> int:
-    is_own = action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE) and not str(first).startswith(
-        "sqlite_"
-    )
+    # DROP asks to delete what it drops; no statement that is run here deletes anything else.
+    is_own = action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE) and not str(first).startswith("sqlite_")
     is_pragma = action == apsw.SQLITE_PRAGMA and first == "quick_check"  # DROP COLUMN asks.
     return apsw.SQLITE_OK if is_pragma or (action in _DDL_ACTIONS and not is_own) else apsw.SQLITE_DENY
 
@@ -324,6 +327,20 @@ def _allow_reading(
     action: int, _first: str | None, _second: str | None, _third: str | None, _fourth: str | None
 ) -> int:
     return apsw.SQLITE_OK if action in _READ_ACTIONS else apsw.SQLITE_DENY
+
+
+def create_views(connection: Connection, schema: Schema) -> list[bytes]:
+    """Create all views that can be used, and return the ids of the others (SCH-8).
+
+    One may select from another, whatever their order, so they are tried until no more can be made.
+    """
+    left = sorted(schema.views)
+    for _ in range(_VIEW_DEPTH_MAX):
+        broken = [object_id for object_id in left if not try_view(connection, *schema.views[object_id])]
+        if len(broken) in (0, len(left)):
+            return broken
+        left = broken
+    return left
 
 
 def try_view(connection: Connection, name: str, view: ViewDefinition) -> bool:
@@ -544,12 +561,18 @@ def _altered(sql: str, reader: Reader, schema: Schema, scratch: Scratch) -> list
         return [Rename(table.table_id, column_id, reader.take_name(), _next_number(schema, table.table_id, column_id))]
     if reader.skip("DROP"):
         reader.skip("COLUMN")
-        return [DropColumn(table.table_id, _column_named(table, reader.take_name()))]
+        name = reader.take_name()
+        column_id = _column_named(table, name)
+        state = table.columns[column_id]
+        if not state.is_added and state.column.name in needed_columns(table.definition):
+            raise UsageError(f"column {name} is one that table {table.name} cannot do without")
+        return [DropColumn(table.table_id, column_id)]
     raise UsageError("of ALTER TABLE, only ADD COLUMN, DROP COLUMN and RENAME are replicated")
 
 
 def _next_number(schema: Schema, table_id: bytes, column_id: bytes) -> int:
-    return schema.rename_numbers.get((table_id, column_id), 0) + 1
+    # Of two with the last number, the later one stands.
+    return min(schema.rename_numbers.get((table_id, column_id), 0) + 1, RENAME_NUMBER_MAX)
 
 
 def _added_column(sql: str, table: TableState, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
@@ -573,12 +596,13 @@ def _dropped(sql: str, reader: Reader, schema: Schema, scratch: Scratch) -> list
     if reader.skip("IF", "EXISTS") and find_name(list(scratch.names(kind.lower())), reader.peek().name or "") is None:
         return []
     name = reader.take_name()
-    scratch.run(sql)
     if kind == "TABLE":
         table = _table_named(schema, name)
         for other in schema.tables.values():
             if any(key.parent == table.table_id for key in other.foreign_keys):
                 raise UsageError(f"table {name} is referenced by table {other.name}; drop that first")
+    scratch.run(sql)
+    if kind == "TABLE":
         return [Drop(table.table_id)]
     named = schema.indexes if kind == "INDEX" else schema.views
     found = [object_id for object_id, (present, _) in named.items() if fold(present) == fold(name)]
@@ -625,6 +649,40 @@ def resolve_with(schema: Schema, acts: Sequence[SchemaAct]) -> Schema:
 
 
 # -- SQLite's words ----------------------------------------------------------------------
+
+
+def check_act_reads_back(act: SchemaAct) -> None:
+    """Return if SQLite understands an act as it was meant, whatever else is declared.
+
+    The verdict depends on the act alone, so it is the same on every replica, whatever came first.
+
+    Raises:
+        MalformedError: SCH-4 or SCH-7, SQLite does not accept it or reads something else.
+    """
+    match act:
+        case CreateTable():
+            check_reads_back(act.definition)
+        case AddColumn():
+            key = Column("k" if fold(act.column.name) != "k" else "l", "TEXT")
+            check_reads_back(TableDefinition("t", (key, act.column), (key.name,)))
+        case CreateIndex():
+            _check_index_reads_back(act.definition)
+        case _:
+            pass
+
+
+def _check_index_reads_back(index: IndexDefinition) -> None:
+    connection = Connection(":memory:")
+    connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
+    try:
+        columns = ", ".join(["k", *(quote(column_id.hex()) for column_id in sorted(index.column_ids))])
+        connection.execute(f"CREATE TABLE t({columns})")
+        connection.execute(_index_sql("i", index, "t", bytes.hex))
+        found = connection.execute("SELECT count(*) FROM pragma_index_xinfo('i') WHERE key").get
+    except apsw.Error as error:
+        raise MalformedError(f"index {index.name!r:.40} cannot be created: {error}", rule="SCH-7") from error
+    if found != len(index.terms):
+        raise MalformedError(f"index {index.name!r:.40} is not what its definition says", rule="SCH-7")
 
 
 def check_reads_back(definition: TableDefinition) -> None:
@@ -700,6 +758,10 @@ def index_sql(name: str, index: IndexDefinition, schema: Schema) -> str:
     def column_name(column_id: bytes) -> str:
         return table.columns[column_id].name
 
+    return _index_sql(name, index, table.name, column_name)
+
+
+def _index_sql(name: str, index: IndexDefinition, table_name: str, column_name: Callable[[Any], str]) -> str:
     terms = []
     for term in index.terms:
         text = tokens_sql(term.expression, column_name)
@@ -708,7 +770,7 @@ def index_sql(name: str, index: IndexDefinition, schema: Schema) -> str:
         terms.append(text + (f" COLLATE {term.collation}" if term.collation else "") + " DESC" * term.is_descending)
     where = f" WHERE {tokens_sql(index.condition, column_name)}" if index.condition else ""
     unique = "UNIQUE " * index.is_unique
-    return f"CREATE {unique}INDEX main.{quote(name)} ON {quote(table.name)}({', '.join(terms)}){where}"
+    return f"CREATE {unique}INDEX main.{quote(name)} ON {quote(table_name)}({', '.join(terms)}){where}"
 
 
 def view_sql(name: str, view: ViewDefinition) -> str:

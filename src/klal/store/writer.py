@@ -10,7 +10,7 @@ Source:
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -288,8 +288,8 @@ class Writer:
         self._connection.execute("SAVEPOINT klal_declare")
         try:
             with unchecked(self._connection), paused(self.capture):
-                for act in acts:
-                    self._catalog.declare(act)
+                if acts:
+                    self._catalog.declare(acts, is_own=True)
         except BaseException as error:
             self._connection.execute("ROLLBACK TO klal_declare")
             self._connection.execute("RELEASE klal_declare")
@@ -306,9 +306,10 @@ class Writer:
         self._plans.clear()
         return Outcome(0, (), [])
 
-    def declare_act(self, act: SchemaAct) -> None:
+    def declare_acts(self, acts: Sequence[SchemaAct]) -> None:
         """Declare what came as data, as a ticket's schema does."""
-        self._catalog.declare(act)
+        self._catalog.declare(acts)
+        self._rows.forget()
 
     def note(self, act: Act) -> None:
         """Add an act to the running transaction."""
@@ -431,10 +432,12 @@ class Writer:
     def _part(self, table: Table, net: Net) -> tuple[bytes, bytes, int]:
         lives: dict[Key, int] = {}
         has_side = self._rows.has_side(table)
-        if has_side and self._rows.has_hidden(table):
+        has_hidden = has_side and self._rows.has_hidden(table)
+        if has_hidden or table.tab in self._catalog.unbuilt:
+            self._catalog.touch(table.tab, (*net.inserts, *net.updates, *net.deletes))
+        if has_hidden:
             changed = [key for key, (old, new) in net.updates.items() if self._touches_unique(table, old, new)]
             self.uniques.check_local(table, [*net.inserts, *changed])
-            self._catalog.unsettled.add(table.tab)
         for key, row in net.deletes.items():
             lives[key] = self._rows.local_delete(table, key, row)
         if has_side:
@@ -516,6 +519,7 @@ class Writer:
         if self._acts and any(isinstance(act, SchemaAct) for act in self._acts):
             draw = draw_of(history.space_id, certificate, log.member_id)
             self._catalog.name_order(order_bytes(OrderKey(stamp, draw, hashed)))
+            self._applier.lost.note_drops(ref, self._acts, history.head_vector(log), {})
         return ref
 
     def _see_past(self, ref: ChangeRef, heads: list[ChangeRef]) -> list[bytes]:
