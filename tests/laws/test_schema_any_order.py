@@ -143,14 +143,14 @@ def check(fleet: Fleet) -> None:
     for name in fleet.names:
         assert everything_of(fleet[name]) == want, name
         fleet[name].verify()
-    fleet.join("eve", fleet["ben"].invite())
-    fleet.gather(["ben", "eve"])
+    fleet.join("eve", fleet["ana"].invite())
+    fleet.gather(["ana", "eve"])
     assert everything_of(fleet["eve"])[1:] == want[1:]
     fleet["eve"].verify()
 
 
 @given(steps)
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_members_apart_who_change_the_schema_come_to_one_schema(drawn: list[tuple[Any, ...]]) -> None:
     """SCH-3 SCH-5 SCH-9 S32 S35 S36."""
     with scratch() as folder, Fleet(folder) as fleet:
@@ -161,7 +161,7 @@ def test_members_apart_who_change_the_schema_come_to_one_schema(drawn: list[tupl
 
 
 @given(st.lists(ddl, min_size=3, max_size=12), st.lists(st.tuples(tables, keys, columns, values), max_size=12))
-@settings(max_examples=30)
+@settings(max_examples=12)
 def test_who_stayed_on_the_old_schema_for_long_still_meets(statements: list[str], written: list[Any]) -> None:
     """S45: nothing that was written under the old schema is lost without a line that says so."""
     with scratch() as folder, Fleet(folder) as fleet:
@@ -216,7 +216,7 @@ stated = st.lists(st.builds(Stated, st.binary(min_size=1, max_size=1), acts), ma
 
 
 @given(stated, st.data())
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_any_permutation_and_repetition_of_acts_gives_the_same_schema(drawn: list[Stated], data: st.DataObject) -> None:
     """SCH-1 SCH-3."""
     again = data.draw(st.permutations([*drawn, *data.draw(st.lists(st.sampled_from(drawn or [None]), max_size=3))]))
@@ -228,7 +228,7 @@ def test_any_permutation_and_repetition_of_acts_gives_the_same_schema(drawn: lis
 
 
 @given(stated)
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_no_two_things_bear_one_name_and_no_index_is_over_what_is_gone(drawn: list[Stated]) -> None:
     """SCH-3."""
     schema = resolve(drawn)

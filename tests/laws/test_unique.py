@@ -182,7 +182,7 @@ def run_step(fleet: Fleet, step: tuple[Any, ...]) -> None:
 
 
 @given(steps)
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_what_is_shown_hidden_and_listed_is_what_the_set_of_changes_says(drawn: list[tuple[Any, ...]]) -> None:
     """UNQ-1 UNQ-2 VIO-1 S26 S27."""
     with scratch() as folder, Fleet(folder) as fleet:
