@@ -30,7 +30,7 @@ def page(features: list[dict[str, Any]]) -> str:
     rows = []
     for feature in features:
         refused = feature.get("refused")
-        verdict = "works" if refused is None else f"refused: \"{refused}\""
+        verdict = "works" if refused is None else f'refused: "{refused}"'
         rows.append(f"| {feature['name']} | {verdict} | {feature.get('apart', '-')} |")
     return HEAD + "\n".join(rows) + "\n"
 

@@ -41,7 +41,8 @@ def words(text):
 
 
 def bird(fleet):
-    return fleet["ana"]._store.catalog.named("bird")
+    """Return the table that was declared as bird, whatever it is called by now."""
+    return next(t for t in fleet["ana"]._store.catalog.by_id.values() if t.definition.name == "bird")
 
 
 def bird_column(fleet, name):
@@ -116,8 +117,18 @@ HARMLESS = {
     "the greatest number taken": lambda f: Rename(bird(f).table_id, b"", "aves", 2**31 - 1),
     "a column of an unknown table": lambda f: AddColumn(b"\x02" * 16, Column("a", "INT")),
     "an index over an unknown column": lambda f: index(f, Token("c", b"\x03" * 8)),
-    "an index that raises": lambda f: index(f, Token("f", "json_extract"), *words("("), Token("c", bird_column(f, "note")), *words(","), Token("v", "$[") , *words(")")),
-    "an index that raises on a row": lambda f: index(f, Token("f", "json"), *words("("), Token("c", bird_column(f, "note")), *words(")")),
+    "an index that raises": lambda f: index(
+        f,
+        Token("f", "json_extract"),
+        *words("("),
+        Token("c", bird_column(f, "note")),
+        *words(","),
+        Token("v", "$["),
+        *words(")"),
+    ),
+    "an index that raises on a row": lambda f: index(
+        f, Token("f", "json"), *words("("), Token("c", bird_column(f, "note")), *words(")")
+    ),
     "an index named as a table": lambda f: index(f, mass(f), name="bird"),
     "a unique index that hides rows": lambda f: index(f, mass(f), is_unique=True),
     "a view of klal's tables": lambda f: CreateView(
@@ -158,7 +169,7 @@ def test_hostile_schema_acts_are_void_or_harmless_everywhere(fleet, name):
     mallory = Mallory(fleet).join()
     # Ana hears of it first, and ben only once he has renamed, dropped and written apart.
     declared(fleet, mallory, acts, ["ana"])
-    fleet["ana"].execute("UPDATE bird SET mass = 7 WHERE id = 'ben'")
+    fleet["ana"].execute(f"UPDATE \"{bird(fleet).name}\" SET mass = 7 WHERE id = 'ben'")
     fleet["ben"].execute("ALTER TABLE bird RENAME COLUMN mass TO weight")
     fleet["ben"].execute("INSERT INTO bird VALUES('b2', 1, '{}')")
     fleet["ben"].execute("ALTER TABLE bird DROP COLUMN note")

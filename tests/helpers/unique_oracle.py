@@ -7,16 +7,15 @@ its own with a row taken before it is hidden. Whether two values are one is aske
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Any
 
 import apsw
 
 from klal.model.payload import Kind, decode_segments
 from klal.model.schema import column_id_of
+from klal.rules.merge import ChangeRef
 from klal.store.history import STATE_APPLIED
 from klal.store.store import Store
 from klal.store.window import order_key
@@ -39,7 +38,7 @@ class Put:
 
 @dataclass(frozen=True)
 class Unique:
-    """A UNIQUE constraint or index as the test declares it: columns, their collations, and a partial one's condition."""
+    """A UNIQUE constraint or index as the test declares it, with the condition of a partial one."""
 
     columns: tuple[str, ...]
     collations: tuple[str, ...] = ()
@@ -85,23 +84,15 @@ def writes_of(store: Store, table_name: str) -> dict[Any, list[Put]]:
             if data is None:
                 continue
             ref = (log.log, stored.header.seq)
-            vector = dict(history.vector(log_ref(ref)))
+            vector = dict(history.vector(ChangeRef(*ref)))
             past = frozenset((other, seq) for other, length in vector.items() for seq in range(length)) - {ref}
             order = tuple(order_key(history, log, stored))
             for segment in decode_segments(data):
                 for row, key in enumerate(segment.keys):
-                    cells = {
-                        names[c]: values[row] for c, values in zip(segment.columns, segment.values, strict=True)
-                    }
+                    cells = {names[c]: values[row] for c, values in zip(segment.columns, segment.values, strict=True)}
                     cells[table.key[0].name] = key[0]
                     found.setdefault(key[0], []).append(Put(ref, order, past, segment.kind, segment.life(row), cells))
     return found
-
-
-def log_ref(ref: Ref) -> Any:
-    from klal.rules.merge import ChangeRef
-
-    return ChangeRef(*ref)
 
 
 def expected(tables: Mapping[str, Rules], writes: Mapping[str, Mapping[Any, Collection[Put]]]) -> Shown:
@@ -187,13 +178,3 @@ def _violations(
                 known = [other[parent_column] for other in visible[parent]]
                 if row[column] is not None and row[column] not in known:
                     yield "foreign key", name, key, f"{column} names no row of {parent}"
-
-
-def orders(count: int) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Yield some ways to meet, pair by pair, from every pair of `count` members."""
-    yield from (pair for pair in combinations(combinations(range(count), 2), 2))
-
-
-def as_json(shown: Shown) -> str:
-    """Return a text to compare and to read."""
-    return json.dumps([shown.visible, shown.hidden, shown.violations], sort_keys=True, default=repr)

@@ -19,7 +19,8 @@ SCHEMA = (
     """CREATE TABLE ring(id TEXT PRIMARY KEY, code TEXT UNIQUE, site INT, number INT, tag TEXT COLLATE NOCASE UNIQUE,
        state TEXT DEFAULT 'live', mass INT CONSTRAINT heavy CHECK (mass < 100), UNIQUE(site, number))""",
     """CREATE TABLE sight(id TEXT PRIMARY KEY, ring TEXT REFERENCES ring(id) ON DELETE CASCADE,
-       code TEXT REFERENCES ring(code) ON DELETE SET NULL ON UPDATE CASCADE, kept TEXT REFERENCES ring ON DELETE RESTRICT)""",
+       code TEXT REFERENCES ring(code) ON DELETE SET NULL ON UPDATE CASCADE,
+       kept TEXT REFERENCES ring ON DELETE RESTRICT)""",
 )
 LATE = "CREATE UNIQUE INDEX one_live_mass ON ring(mass) WHERE state = 'live'"
 RING = {"id": None, "code": None, "site": None, "number": None, "tag": None, "state": "live", "mass": None}
@@ -193,3 +194,60 @@ def test_what_is_shown_hidden_and_listed_is_what_the_set_of_changes_says(drawn: 
             if step[0] in ("write", "meet", "index"):
                 assert shown_by(fleet[step[1]]) == expected_of(fleet[step[1]])
         check(fleet)
+
+
+SMALL = {
+    "three who take one value": [
+        ("ana", [sql("INSERT INTO ring(id, code) VALUES('x', 'C')")]),
+        ("ben", [sql("INSERT INTO ring(id, code) VALUES('y', 'C')")]),
+        ("cal", [sql("UPDATE ring SET code = 'C' WHERE id = 'r1'")]),
+    ],
+    "one who takes two values, and two who take one each": [
+        ("ana", [sql("INSERT INTO ring(id, code, tag) VALUES('x', 'C', 'q')")]),
+        ("ben", [sql("INSERT INTO ring(id, code) VALUES('y', 'C')")]),
+        ("cal", [sql("INSERT INTO ring(id, tag) VALUES('z', 'Q')")]),
+    ],
+    "a swap, and one who takes a value of it": [
+        ("ana", [sql("UPDATE ring SET code = 's' WHERE id = 'r1'"), sql("UPDATE ring SET code = 'A' WHERE id = 'r2'")]),
+        (
+            "ben",
+            [sql("UPDATE ring SET code = 'B' WHERE id = 'r1'"), sql("UPDATE ring SET code = 't' WHERE id = 'r2'")][
+                ::-1
+            ],
+        ),
+        ("cal", [sql("DELETE FROM ring WHERE id = 'r1'"), sql("INSERT INTO ring(id, code) VALUES('z', 'A')")]),
+    ],
+    "a survivor, and one who took its value meanwhile": [
+        ("ana", [sql("DELETE FROM ring WHERE id = 'r1'"), sql("INSERT INTO ring(id, code) VALUES('x', 'A')")]),
+        ("ben", [sql("UPDATE ring SET site = 5 WHERE id = 'r1'")]),
+        ("cal", [sql("INSERT INTO ring(id, code, tag) VALUES('z', 'C', 'q')")]),
+    ],
+    "an index that comes to duplicates": [
+        ("ana", [(LATE, ())]),
+        ("ben", [sql("INSERT INTO ring(id, mass) VALUES('x', 5)"), sql("INSERT INTO ring(id, mass) VALUES('y', 5)")]),
+        ("cal", [sql("INSERT INTO ring(id, mass) VALUES('z', 5)")]),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_fleets_come_to_it_in_every_order(name: str) -> None:
+    """UNQ-1 UNQ-2 S26 S35: each member's work reaches two newcomers in each of all orders."""
+    with scratch() as folder, Fleet(folder) as fleet:
+        started(fleet)
+        for member, statements in SMALL[name]:
+            with fleet[member].transaction():
+                for text, values in statements:
+                    fleet[member].execute(text, values)
+        for number, order in enumerate(permutations(NAMES)):
+            newcomer = f"eve{number}"
+            fleet.join(newcomer)
+            for member in order:
+                fleet.meet(newcomer, member)
+                assert shown_by(fleet[newcomer]) == expected_of(fleet[newcomer]), order
+            fleet[newcomer].verify()
+        fleet.gather()
+
+        want = expected_of(fleet["ana"])
+        assert {repr(shown_by(replica)) for replica in fleet.replicas.values()} == {repr(want)}
+        assert want.hidden["ring"]

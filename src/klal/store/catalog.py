@@ -209,8 +209,7 @@ class Table:
         kept = {
             column_id: value
             for column_id, value in sorted(cells.items())
-            if column_id in self.by_id
-            and not (column_id in self.defaults and same(self.defaults[column_id], value))
+            if column_id in self.by_id and not (column_id in self.defaults and same(self.defaults[column_id], value))
         }
         return pack(kept)
 

@@ -31,6 +31,7 @@ from klal.store.capture import (
     Capture,
     Net,
     Row,
+    Snapshot,
     TableCapture,
     encode_inserts,
     segments_of_deletes,
@@ -77,6 +78,19 @@ class Outcome(NamedTuple):
 
 
 @dataclass(slots=True)
+class Savepoint:
+    """A savepoint of the user's that is open.
+
+    Shape:
+        act_count: acts noted before it. seen: what was captured before the first DDL inside it.
+    """
+
+    name: str
+    act_count: int
+    seen: Snapshot | None = None
+
+
+@dataclass(slots=True)
 class OwnLog:
     """Counters of the own log that every commit needs at hand."""
 
@@ -110,7 +124,7 @@ class Writer:
         self._entropy = entropy
         self._path = path
         self._acts: list[Act] = []
-        self._savepoints: list[tuple[str, int]] = []
+        self._savepoints: list[Savepoint] = []
         self._spoiled_depth = _DEPTH_MAX
         self._is_user = False
         self._salts = b""
@@ -301,6 +315,10 @@ class Writer:
             raise
         self._connection.execute("RELEASE klal_declare")
         self._acts.extend(acts)
+        unmarked = [savepoint for savepoint in self._savepoints if savepoint.seen is None]
+        seen = self.capture.snapshot() if unmarked else None
+        for savepoint in unmarked:
+            savepoint.seen = seen
         self.capture.redeclare(self._catalog.by_id)
         self._rows.forget()
         self._plans.clear()
@@ -325,9 +343,9 @@ class Writer:
             raise translate(error, self._path) from error
         name = savepoint_name(sql)
         if word == "SAVEPOINT":
-            self._savepoints.append((name, len(self._acts)))
+            self._savepoints.append(Savepoint(name, len(self._acts)))
             return
-        while self._savepoints and self._savepoints[-1][0] != name:
+        while self._savepoints and self._savepoints[-1].name != name:
             self._savepoints.pop()
         if word == "ROLLBACK":
             # The hook is not told: what it saw is checked against the table later.
@@ -335,9 +353,14 @@ class Writer:
             if len(self._savepoints) <= self._spoiled_depth:
                 self.capture.is_spoiled = False
             if self._savepoints:
-                del self._acts[self._savepoints[-1][1] :]
+                savepoint = self._savepoints[-1]
+                del self._acts[savepoint.act_count :]
+                if savepoint.seen is not None:
+                    self.capture.restore(savepoint.seen)
+                    savepoint.seen = None
             self._catalog.load()
-            self.capture.renew()
+            self._rows.forget()
+            self._plans.clear()
         elif self._savepoints:
             self._savepoints.pop()
             if self.capture.is_spoiled:
