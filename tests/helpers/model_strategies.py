@@ -20,7 +20,7 @@ from klal.model.frontier import Frontier, Head
 from klal.model.header import Header, Part
 from klal.model.keys import SigningKey
 from klal.model.payload import Kind, Segment
-from klal.model.schema import Column, Default, TableDefinition, affinity_of, is_as_stored
+from klal.model.schema import Column, Default, TableDefinition, affinity_of, check_addable, is_as_stored
 
 ANA = SigningKey(bytes([1]) * 32)
 BEN = SigningKey(bytes([2]) * 32)
@@ -97,6 +97,13 @@ columns = st.builds(
     st.none() | defaults,
     st.sampled_from(["BINARY", "NOCASE", "RTRIM"]),
 ).map(_of_its_type)
+
+
+def _is_addable(column: Column) -> bool:
+    return refusal_of(check_addable, column) is None
+
+
+addable_columns = columns.filter(_is_addable)
 
 
 @st.composite

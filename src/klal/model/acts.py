@@ -32,6 +32,7 @@ from klal.model.schema import (
     IndexDefinition,
     TableDefinition,
     ViewDefinition,
+    check_addable,
     check_column,
     check_column_name,
     check_definition,
@@ -42,6 +43,7 @@ from klal.model.schema import (
 )
 
 ACT_COUNT_MAX = 4096
+RENAME_NUMBER_MAX = (1 << 31) - 1
 
 
 class _Act(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
@@ -291,13 +293,14 @@ def check_act(act: Act) -> None:
         case AddColumn():
             _check_size(act.table_id, TABLE_ID_SIZE, "table id")
             check_column(act.column)
+            check_addable(act.column)
         case CreateIndex():
             check_index(act.definition)
         case CreateView():
             check_view(act.definition)
         case Rename():
             _check_size(act.table_id, TABLE_ID_SIZE, "table id")
-            if not 0 < act.number < 1 << 31:
+            if not 0 < act.number <= RENAME_NUMBER_MAX:
                 raise MalformedError(f"renaming has number {act.number}", rule="ACT-2")
             if act.column_id:
                 _check_size(act.column_id, COLUMN_ID_SIZE, "column id")

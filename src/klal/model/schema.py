@@ -26,7 +26,7 @@ from klal.model.codec import (
     pack,
     tagged_hash,
 )
-from klal.model.tokens import ROW, TOTAL, VIEW, Token, check_tokens, columns_in, is_name
+from klal.model.tokens import CHECK, ROW, TOTAL, VIEW, Token, check_tokens, columns_in, is_name
 
 Value = None | int | float | str | bytes
 Key = tuple[Value, ...]
@@ -63,6 +63,8 @@ _SUFFIX = re.compile(r"__[0-9a-f]{16}([0-9a-f]{16})?$")
 _NUMERIC_TEXT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
 ACTIONS = ("NO ACTION", "RESTRICT", "SET NULL", "SET DEFAULT", "CASCADE")
+# The types that a STRICT table may have.
+STRICT_TYPES = ("INT", "INTEGER", "REAL", "TEXT", "BLOB", "ANY")
 _CONSTRAINT_COUNT_MAX = 200
 _INDEX_TERM_COUNT_MAX = 100
 
@@ -320,7 +322,7 @@ def _check_constraints(definition: TableDefinition) -> None:
     for check in definition.checks:
         if check.name and not is_name(check.name):
             raise MalformedError(f"a CHECK of table {name!r:.40} has an unusable name", rule="SCH-7")
-        check_tokens(check.condition, ROW)
+        check_tokens(check.condition, CHECK)
         used |= columns_in(check.condition)
     if not used <= names:
         raise MalformedError(f"an expression of table {name!r:.40} names a column it does not have", rule="SCH-7")
@@ -332,6 +334,13 @@ def _check_constraints(definition: TableDefinition) -> None:
         is_own = set(key.columns) <= names - generated and all(map(is_name, key.parent_columns))
         if not is_sized or not is_own or key.on_delete not in ACTIONS or key.on_update not in ACTIONS:
             raise MalformedError(f"a FOREIGN KEY of table {name!r:.40} does not fit it", rule="SCH-7")
+        if not key.parent and not is_parent_key(definition, key.parent_columns):
+            raise MalformedError(f"a FOREIGN KEY of table {name!r:.40} names no key of it", rule="SCH-7")
+
+
+def is_parent_key(definition: TableDefinition, columns: tuple[str, ...]) -> bool:
+    """True when these columns tell rows of a table apart, as the parent side of a FOREIGN KEY must."""
+    return any(sorted(columns) == sorted(key) for key in (definition.key, *definition.uniques))
 
 
 def check_index(definition: IndexDefinition) -> None:

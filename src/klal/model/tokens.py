@@ -72,6 +72,7 @@ VIEW_FUNCTIONS = ROW_FUNCTIONS | _words(
 # These raise on some values that a column may hold.
 PARTIAL_OPERATORS = frozenset(("->", "->>"))
 PARTIAL_WORDS = frozenset(("GLOB", "LIKE"))
+_PATTERN_SIZE_MAX = {"LIKE": 10_000, "GLOB": 10_000, "ESCAPE": 1}  # In characters; SQLite's limit is 50,000 bytes.
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -91,16 +92,36 @@ Tokens = tuple[Token, ...]
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """Which words, operators and functions a list of tokens may use."""
+    """Which words, operators and functions a list of tokens may use.
+
+    Shape:
+        has_plain_patterns: after LIKE, GLOB and ESCAPE only a text can stand: SQLite raises on patterns that
+            are too long, and on an ESCAPE that is no single character.
+    """
 
     words: frozenset[str]
     operators: frozenset[str]
     functions: frozenset[str]
     has_names: bool
+    has_plain_patterns: bool = False
 
 
 ROW = Grammar(ROW_WORDS, OPERATORS, ROW_FUNCTIONS, has_names=False)
 TOTAL = Grammar(ROW_WORDS - PARTIAL_WORDS, OPERATORS - PARTIAL_OPERATORS, TOTAL_FUNCTIONS, has_names=False)
+# klal_violations asks each CHECK of each row, and must answer whatever a merge has let in.
+CHECK = Grammar(
+    ROW_WORDS,
+    OPERATORS - PARTIAL_OPERATORS,
+    TOTAL_FUNCTIONS
+    | _words(
+        """
+        abs concat concat_ws date datetime json_valid julianday likelihood likely octet_length strftime time
+        timediff unhex unixepoch unlikely
+        """
+    ),
+    has_names=False,
+    has_plain_patterns=True,
+)
 VIEW = Grammar(VIEW_WORDS, VIEW_OPERATORS, VIEW_FUNCTIONS, has_names=True)
 
 
@@ -117,12 +138,23 @@ def check_tokens(tokens: Tokens, grammar: Grammar) -> None:
         if not _is_allowed(token, grammar, tokens[at - 1] if at else None):
             found = f"{token.kind!r:.10} {token.value!r:.40}"
             raise MalformedError(f"expression has the token {found}, which is not allowed in it", rule="SCH-6")
+        if grammar.has_plain_patterns and token.kind == "w" and token.value in _PATTERN_SIZE_MAX:
+            _check_pattern(tokens[at + 1 : at + 3], _PATTERN_SIZE_MAX[token.value])
         if token.kind == "o":
             depth += {"(": 1, ")": -1}.get(token.value, 0)
             if depth < 0:
                 break
     if depth:
         raise MalformedError("expression has parentheses that do not match", rule="SCH-6")
+
+
+def _check_pattern(after: Tokens, size_max: int) -> None:
+    pattern = after[0] if after else None
+    is_text = pattern is not None and pattern.kind == "v" and type(pattern.value) is str
+    if not is_text or pattern is None or len(pattern.value) > size_max or (size_max == 1 and not pattern.value):
+        raise MalformedError("a LIKE, GLOB or ESCAPE in a CHECK is not followed by a short text", rule="SCH-6")
+    if len(after) > 1 and not (after[1].kind == "w" or after[1] in (Token("o", ")"), Token("o", ","))):
+        raise MalformedError("a pattern in a CHECK is put together, want a text", rule="SCH-6")
 
 
 def _is_allowed(token: Token, grammar: Grammar, before: Token | None) -> bool:
@@ -156,6 +188,12 @@ def _is_literal(value: Any) -> bool:
 def is_name(value: Any) -> bool:
     """True for what can name a column, table or collation."""
     return type(value) is str and 0 < len(value) <= NAME_LENGTH_MAX and "\0" not in value
+
+
+def is_total(tokens: Tokens) -> bool:
+    """True when an expression gives a value for every row."""
+    allowed = {"w": TOTAL.words, "o": TOTAL.operators, "f": TOTAL.functions}
+    return all(token.value in allowed[token.kind] for token in tokens if token.kind in allowed)
 
 
 def columns_in(tokens: Tokens) -> set[Any]:

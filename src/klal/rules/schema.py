@@ -5,6 +5,9 @@ So a renaming needs no rows rewritten and no past rows read again, a table that 
 declared apart is one table, and a drop that meets writes it had not seen is no accident:
 dropped is dropped, and what was written unseen is listed (SCH-9).
 
+An act that fits nothing declared has no effect, and is no fault: whether it fits would be a
+question of what had arrived first. What an act says by itself is checked before it comes here.
+
 Law: `resolve` of a set of acts does not depend on their order, and declaring an act twice
 changes nothing.
 
@@ -17,17 +20,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from klal.errors import MalformedError
-from klal.model.acts import AddColumn, CreateIndex, CreateTable, CreateView, Drop, DropColumn, Rename, SchemaAct
+from klal.model.acts import (
+    AddColumn,
+    CreateIndex,
+    CreateTable,
+    CreateView,
+    Drop,
+    DropColumn,
+    Rename,
+    SchemaAct,
+    encode_act,
+)
 from klal.model.schema import (
+    STRICT_TYPES,
     Column,
     ForeignKey,
     IndexDefinition,
     TableDefinition,
     ViewDefinition,
-    check_addable,
     column_id_of,
     fold,
+    is_parent_key,
 )
 
 
@@ -56,7 +69,7 @@ class TableState:
     Shape:
         columns: by id; the definition's in its order, added ones after them, ascending by id.
         dropped: ids of columns that were dropped.
-        foreign_keys: those whose parent exists.
+        foreign_keys: those whose parent exists and has the key that they name.
     """
 
     table_id: bytes
@@ -104,9 +117,14 @@ def resolve(stated: Iterable[Stated]) -> Schema:
     """Return the schema that these acts come to.
 
     Args:
-        stated: Each act once, with the smallest order key of the changes that state it.
+        stated: Acts, each with the order key of a change that states it.
     """
-    acts = sorted(stated, key=lambda each: each.order)
+    first: dict[bytes, Stated] = {}
+    for each in stated:
+        # By its bytes, since to Python a default 1 is a default 1.0.
+        encoded = encode_act(each.act)
+        first[encoded] = min(first.get(encoded, each), each, key=lambda one: one.order)
+    acts = [each for _, each in sorted(first.items(), key=lambda item: (item[1].order, item[0]))]
     dropped = {each.act.object_id for each in acts if isinstance(each.act, Drop)}
     created = {each.act.definition.table_id: each for each in acts if isinstance(each.act, CreateTable)}
     live = {table_id: each for table_id, each in created.items() if table_id not in dropped}
@@ -129,8 +147,7 @@ def resolve(stated: Iterable[Stated]) -> Schema:
             claims.append(_Claim(act.definition.name, (1, each.order, object_id), object_id))
         elif isinstance(act, CreateIndex) and (object_id := act.definition.object_id) not in dropped:
             on = tables.get(act.definition.table_id)
-            # An index lives as long as everything it is over.
-            if on is not None and act.definition.column_ids <= on.columns.keys():
+            if on is not None and _is_over(act.definition, on):
                 indexes[object_id] = act.definition
                 claims.append(_Claim(act.definition.name, (2, each.order, object_id), object_id))
     # SQLite keeps tables, views and indexes under one set of names; a table never gives way to another kind.
@@ -148,6 +165,15 @@ def resolve(stated: Iterable[Stated]) -> Schema:
         frozenset(dropped),
         {place: renaming.number for place, renaming in renames.items()},
     )
+
+
+def _is_over(index: IndexDefinition, table: TableState) -> bool:
+    """True when a table has everything that an index is over: an index lives as long as that."""
+    if not index.column_ids <= table.columns.keys():
+        return False
+    # What SQLite works out is in no write, so a merge could not tell who has which value.
+    compared = [table.columns[term.expression[0].value] for term in index.terms] if index.is_unique else []
+    return not any(state.column.generated for state in compared)
 
 
 def _renames(acts: list[Stated]) -> dict[tuple[bytes, bytes], _Renaming]:
@@ -172,16 +198,20 @@ def _table(
     added = [
         (column_id_of(table_id, each.act.column), each.act.column, each.order)
         for each in acts
-        if isinstance(each.act, AddColumn) and each.act.table_id == table_id
+        if isinstance(each.act, AddColumn)
+        and each.act.table_id == table_id
+        and (not definition.strict or each.act.column.type in STRICT_TYPES)
     ]
     own = {column_id for column_id, _, _ in declared}
     added = sorted({column_id: (column_id, column, order) for column_id, column, order in reversed(added)}.values())
     added = [each for each in added if each[0] not in own]
-    known = own | {column_id for column_id, _, _ in added}
+    needed = needed_columns(definition)
+    can_go = {column_id for column_id, _, _ in added}
+    can_go |= {column_id for column_id, column, _ in declared if column.name not in needed}
     dropped = frozenset(
         each.act.column_id
         for each in acts
-        if isinstance(each.act, DropColumn) and each.act.table_id == table_id and each.act.column_id in known
+        if isinstance(each.act, DropColumn) and each.act.table_id == table_id and each.act.column_id in can_go
     )
     claims = []
     for column_id, column, order in (*declared, *added):
@@ -196,8 +226,16 @@ def _table(
         for column_id, column, _ in (*declared, *added)
         if column_id not in dropped
     }
-    keys = tuple(key for key in definition.foreign_keys if not key.parent or key.parent in live)
+    keys = tuple(key for key in definition.foreign_keys if not key.parent or _has_key(live.get(key.parent), key))
     return TableState(table_id, "", definition, columns, dropped, keys)
+
+
+def _has_key(parent: Stated | None, key: ForeignKey) -> bool:
+    return (
+        parent is not None
+        and isinstance(parent.act, CreateTable)
+        and is_parent_key(parent.act.definition, key.parent_columns)
+    )
 
 
 def _settle(claims: list[_Claim]) -> dict[bytes, str]:
@@ -209,58 +247,6 @@ def _settle(claims: list[_Claim]) -> dict[bytes, str]:
         names[claim.identity] = f"{claim.name}__{claim.identity.hex()}" if plain in taken else claim.name
         taken.add(plain)
     return names
-
-
-def check_act_fits(schema: Schema, act: SchemaAct) -> None:
-    """Return if an act fits the schema that its writer had seen (SCH-5, SCH-7).
-
-    What was dropped apart is no fault: such an act is kept and has no effect.
-
-    Raises:
-        MalformedError: It names what was never declared, or drops what its table cannot do without.
-    """
-    match act:
-        case AddColumn():
-            check_addable(act.column)
-            _known(schema, act.table_id)
-        case CreateIndex():
-            table = _known(schema, act.definition.table_id)
-            if table is not None and not act.definition.column_ids <= table.columns.keys() | table.dropped:
-                raise MalformedError(f"index {act.definition.name!r:.40} names an unknown column", rule="SCH-7")
-        case Rename() if act.column_id:
-            table = _known(schema, act.table_id)
-            if table is not None and act.column_id not in table.columns.keys() | table.dropped:
-                raise MalformedError("an unknown column is renamed", rule="SCH-5")
-        case Rename():
-            _known(schema, act.table_id)
-        case DropColumn():
-            table = _known(schema, act.table_id)
-            column = None if table is None else table.columns.get(act.column_id)
-            if table is not None and column is not None and column.column.name in needed_columns(table.definition):
-                raise MalformedError(f"column {column.name!r:.40} is one its table cannot do without", rule="SCH-5")
-            if table is not None and act.column_id not in table.columns.keys() | table.dropped:
-                raise MalformedError("an unknown column is dropped", rule="SCH-5")
-        case CreateTable():
-            for key in act.definition.foreign_keys:
-                parent = _known(schema, key.parent) if key.parent else None
-                definition = act.definition if not key.parent else None if parent is None else parent.definition
-                if definition is not None and not is_parent_key(definition, key.parent_columns):
-                    found = f"a FOREIGN KEY of table {act.definition.name!r:.40}"
-                    raise MalformedError(f"{found} names no key of its parent", rule="SCH-7")
-        case _:
-            pass
-
-
-def _known(schema: Schema, table_id: bytes) -> TableState | None:
-    """Return a table, or None where it was dropped.
-
-    Raises:
-        MalformedError: SCH-5, it was never declared.
-    """
-    table = schema.tables.get(table_id)
-    if table is None and table_id not in schema.dropped:
-        raise MalformedError(f"table {table_id.hex()[:8]} was never declared", rule="SCH-5")
-    return table
 
 
 def needed_columns(definition: TableDefinition) -> set[str]:
@@ -275,8 +261,3 @@ def needed_columns(definition: TableDefinition) -> set[str]:
         if not key.parent:
             needed.update(key.parent_columns)
     return needed
-
-
-def is_parent_key(definition: TableDefinition, columns: tuple[str, ...]) -> bool:
-    """True when these columns tell rows of a table apart, as the parent side of a FOREIGN KEY must."""
-    return any(sorted(columns) == sorted(key) for key in (definition.key, *definition.uniques))

@@ -61,8 +61,9 @@ def compared(values: Sequence[Value], collations: Sequence[str]) -> Hashable | N
 def _compared(value: Value, collation: str) -> Hashable:
     if isinstance(value, str):
         if collation == "NOCASE":
-            value = fold(value)
-        elif collation == "RTRIM":
+            # SQLite compares without case up to the first NUL, and then only the sizes.
+            return "text", fold(value.partition("\0")[0]), len(value.encode())
+        if collation == "RTRIM":
             value = value.rstrip(" ")
         return "text", value
     # 1 and 1.0 are equal in Python as in SQLite.

@@ -60,7 +60,7 @@ class Applier:
         self._catalog = catalog
         self._rows = rows
         self.window = Window(history)
-        self._lost = Lost(connection, history, catalog)
+        self.lost = Lost(connection, history, catalog)
         self.closed: list[Closed] = []
         self.not_after_ms = UNIX_MS_MAX
 
@@ -158,15 +158,17 @@ class Applier:
     ) -> tuple[tuple[Act, ...], int]:
         self._connection.execute("SAVEPOINT klal_perform")
         try:
-            unseen = self.window.unseen(vector)
-            unseen.pop(ref.log, None)
-            acts = self._acts(self._history.logs[ref.log], stored, order)
-            self._lost.note_drops(acts, vector, unseen)
-            for part in stored.header.parts:
-                if part.table_id != ACTS_TABLE:
-                    data = self._history.part(stored, part.table_id)
-                    assert data is not None, "only changes whose payload is here are applied"
-                    self._merge_part(ref, order, part.table_id, data, unseen)
+            try:
+                acts = self._effects(ref, stored, order, vector)
+            except apsw.SQLError:
+                # An index that raises on a row must not stop it, whatever stood in the row before.
+                self._connection.execute("ROLLBACK TO klal_perform")
+                self._catalog.load()
+                self._rows.forget()
+                written = [self._catalog.by_id.get(part.table_id) for part in stored.header.parts]
+                if not self._catalog.take_away({table.tab for table in written if table is not None}):
+                    raise
+                acts = self._effects(ref, stored, order, vector)
         except RefusedError:
             # T9: whatever cannot be read, or has no right here, has no effect, the same everywhere.
             self._connection.execute("ROLLBACK TO klal_perform")
@@ -177,6 +179,18 @@ class Applier:
         self._connection.execute("RELEASE klal_perform")
         return acts, STATE_APPLIED
 
+    def _effects(self, ref: ChangeRef, stored: Stored, order: OrderKey, vector: dict[int, int]) -> tuple[Act, ...]:
+        unseen = self.window.unseen(vector)
+        unseen.pop(ref.log, None)
+        acts = self._acts(self._history.logs[ref.log], stored, order)
+        self.lost.note_drops(ref, acts, vector, unseen)
+        for part in stored.header.parts:
+            if part.table_id != ACTS_TABLE:
+                data = self._history.part(stored, part.table_id)
+                assert data is not None, "only changes whose payload is here are applied"
+                self._merge_part(ref, order, part.table_id, data, unseen)
+        return acts
+
     def _acts(self, log: Log, stored: Stored, order: OrderKey) -> tuple[Act, ...]:
         data = self._history.part(stored, ACTS_TABLE)
         if data is None:
@@ -184,11 +198,12 @@ class Applier:
         acts = decode_acts(data)
         for act in acts:
             self._check_entry(log, stored.header, act)
+        declared = [act for act in acts if isinstance(act, SchemaAct)]
+        if declared:
+            self._catalog.declare(declared, order_bytes(order))
+            self._rows.forget()
         for act in acts:
-            if isinstance(act, SchemaAct):
-                self._catalog.declare(act, order_bytes(order))
-                self._rows.forget()
-            elif isinstance(act, Genesis):
+            if isinstance(act, Genesis):
                 self.not_after_ms = act.policy.not_after_ms
             elif isinstance(act, Close) and not stored.header.is_sealed:
                 raise MalformedError(f"close of epoch {act.epoch} is not sealed exactly there", rule="SEA-3")
@@ -222,9 +237,14 @@ class Applier:
         if table is None:
             if table_id not in self._catalog.schema.dropped:
                 raise MalformedError(f"rows of unknown table {table_id.hex()[:8]}", rule="APP-3")
-            self._lost.note_table(ref, table_id, sum(len(segment.keys) for segment in decode_segments(data)))
+            self.lost.note_table(ref, table_id, sum(len(segment.keys) for segment in decode_segments(data)))
             return
+        # Keys are remembered only where somebody may wait for what is written here.
+        is_watched = table.tab in self._catalog.unbuilt or self._rows.has_hidden(table)
+        keys_written: set[Key] = set()
         for whole in decode_segments(data):
+            if is_watched:
+                keys_written.update(whole.keys)
             segment = self._without_dropped(ref, table, whole)
             columns = _columns(table, segment)
             slow: set[Key] = set()
@@ -236,8 +256,8 @@ class Applier:
             if segment.lives is not None:
                 slow |= {key for key, life in zip(segment.keys, segment.lives, strict=True) if life > 1}
             self._merge_segment(ref, order, table, columns, segment, slow, unseen)
-        if table.uniques and self._rows.has_hidden(table):
-            self._catalog.unsettled.add(table.tab)
+        if is_watched or self._rows.has_hidden(table):
+            self._catalog.touch(table.tab, keys_written if is_watched else None)
 
     def _without_dropped(self, ref: ChangeRef, table: Table, segment: Segment) -> Segment:
         """Return a segment without columns that were dropped, of which what it writes is noted (SCH-9).
@@ -257,7 +277,7 @@ class Applier:
             elif column_id not in dropped:
                 raise MalformedError(f"segment writes an unknown column of {table.name!r:.40}", rule="APP-3")
             else:
-                self._lost.note_column(ref, table.table_id, column_id, segment.values[position])
+                self.lost.note_column(ref, table.table_id, column_id, segment.values[position])
         columns = tuple(segment.columns[position] for position in kept)
         return segment._replace(columns=columns, values=[segment.values[position] for position in kept])
 
@@ -271,8 +291,10 @@ class Applier:
         slow: set[Key],
         unseen: dict[int, tuple[int, int]],
     ) -> None:
-        if segment.kind is Kind.DELETE:
-            slow = set(segment.keys)  # A delete keeps an image, so each row is read anyway.
+        if segment.kind is Kind.DELETE or not (columns or segment.kind is Kind.INSERT):
+            # A delete keeps an image, so each row is read anyway. An update of nothing but what was dropped
+            # changes no cell, and still says that the row lives.
+            slow = set(segment.keys)
         fast = [row for row, key in enumerate(segment.keys) if key not in slow] if slow else range(len(segment.keys))
         if fast and not self._write_blind(table, columns, segment, fast):
             slow = _distinct(segment)

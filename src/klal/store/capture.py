@@ -88,6 +88,13 @@ class TableCapture:
             self.events = [(_picked(old, kept), _picked(new, kept)) for old, new in self.events]
         self.table = table
 
+    def copied(self) -> TableCapture:
+        """Return a capture of the same events, that goes on by itself."""
+        copy = TableCapture(self.table)
+        copy.is_mixed, copy.spilled_count = self.is_mixed, self.spilled_count
+        copy.inserted, copy.spilled, copy.events = [*self.inserted], [*self.spilled], [*self.events]
+        return copy
+
     def mix(self) -> None:
         """Turn what was kept as inserts back into events, to be folded key by key."""
         self.is_mixed = True
@@ -101,6 +108,9 @@ class TableCapture:
 def _picked(row: Row | None, positions: Sequence[int]) -> Row | None:
     # An image may be older than a column that was added last: it is only as wide as the table was then.
     return None if row is None else tuple(row[p] for p in positions if p < len(row))
+
+
+Snapshot = dict[str, TableCapture]
 
 
 class Capture:
@@ -191,19 +201,15 @@ class Capture:
                 if table.columns != capture.table.columns:
                     capture.reshape(table)
                     self.is_dirty = True
+                capture.table = table
 
-    def renew(self) -> None:
-        """Go on after a rollback to a savepoint took back tables or columns."""
-        for name, seen in list(self._tables.items()):
-            table = self._table_of(name)
-            if table is None or table.table_id != seen.table.table_id:
-                del self._tables[name]  # Its rows went with it.
-            elif table.columns != seen.table.columns:
-                if len(table.columns) > len(seen.table.columns):
-                    # A dropped column came back, and the images seen meanwhile lack it.
-                    self.is_spoiled = True
-                seen.reshape(table)
-                self.is_dirty = True
+    def snapshot(self) -> Snapshot:
+        """Return what was seen so far, for a rollback that takes back tables or columns too."""
+        return {name: capture.copied() for name, capture in self._tables.items()}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot; a key that was first written after it is as it was before the transaction."""
+        self._tables = {name: capture.copied() for name, capture in snapshot.items()}
 
     def captures(self) -> list[TableCapture]:
         """Return what was seen, per replicated table, in the order of table ids."""

@@ -11,7 +11,8 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -34,14 +35,16 @@ from klal.model.schema import (
     fold,
     key_text,
 )
-from klal.model.tokens import columns_in
-from klal.rules.schema import Schema, Stated, TableState, check_act_fits, resolve
-from klal.store.declare import check_reads_back, column_sql, index_sql, names_of, table_sql, try_view
+from klal.model.tokens import Token, Tokens, columns_in, is_total
+from klal.rules.merge import same
+from klal.rules.schema import Schema, Stated, TableState, resolve
+from klal.store.declare import check_act_reads_back, column_sql, create_views, index_sql, names_of, table_sql
 from klal.store.layout import quote
 from klal.store.sql import Connection
 from klal.store.sqltext import literal_sql, tokens_sql
 
 decode_image = msgspec.msgpack.Decoder(dict[bytes, Any]).decode
+_TOUCH_COUNT_MAX = 100_000  # Keys of one batch; beyond, all is looked at.
 UNNAMED_ORDER = b"\xff" * 72  # Sorts after every real order key; replaced when the change has one.
 
 
@@ -185,10 +188,30 @@ class Table:
         return f"INSERT INTO main.{quote(self.name)}({names}) VALUES ({', '.join('?' * len(self.given))})"
 
     @cached_property
+    def declared_names(self) -> dict[str, str]:
+        """Declared name -> present name, of the columns of the definition."""
+        by_id = {info.column_id: info.name for info in self.columns}
+        ids = {column.name: column_id_of(self.table_id, column) for column in self.definition.columns}
+        return {name: by_id[column_id] for name, column_id in ids.items() if column_id in by_id}
+
+    @cached_property
     def unique_ids(self) -> frozenset[bytes]:
         """Ids of the columns on which it depends whether a row may be visible."""
         ids = (frozenset(rule.column_ids) | rule.condition_ids for rule in self.uniques)
         return frozenset().union(*ids)
+
+    def encode_image(self, cells: Mapping[bytes, Value]) -> bytes:
+        """Return the cells of a row that is not in the table as they are kept.
+
+        Without those that show their default: whether a column was added before or after the row was
+        kept differs between replicas, and must not show.
+        """
+        kept = {
+            column_id: value
+            for column_id, value in sorted(cells.items())
+            if column_id in self.by_id and not (column_id in self.defaults and same(self.defaults[column_id], value))
+        }
+        return pack(kept)
 
     def update(self, columns: tuple[ColumnInfo, ...]) -> str:
         """Return an UPDATE of `columns` by key."""
@@ -208,7 +231,10 @@ class Catalog:
         self._schema: Schema | None = None
         self.by_id: dict[bytes, Table] = {}
         self.by_name: dict[str, Table] = {}
-        self.unsettled: set[int] = set()
+        # Tables in which it must be looked anew at who may be seen; None: whichever keys were written.
+        self.unsettled: dict[int, set[Key] | None] = {}
+        # Tables that have an index which is not there, since some row makes it raise.
+        self.unbuilt: set[int] = set()
 
     @property
     def schema(self) -> Schema:
@@ -230,6 +256,7 @@ class Catalog:
             tables.append(self._table(tab, table_id, name, decoded, uniques.get(tab, [])))
         self.by_id = {table.table_id: table for table in tables}
         self.by_name = {fold(table.name): table for table in tables}
+        self.unbuilt = {tab for _, tab, _, _ in self._indexes(is_built=False)}
 
     def _table(
         self, tab: int, table_id: bytes, name: str, definition: TableDefinition, indexes: list[IndexDefinition]
@@ -238,16 +265,18 @@ class Catalog:
             "SELECT column_id, name, definition FROM klal_column WHERE tab = ?", (tab,)
         ).fetchall()
         infos = {}
+        declared = {column_id_of(table_id, column) for column in definition.columns}
         for column_id, column_name, stored in rows:
             column = unpack(stored, Column, "stored column")
-            is_key = column.name in definition.key and column in definition.columns
+            is_key = column.name in definition.key and column_id in declared
             infos[column_name] = ColumnInfo(column_id, column_name, column, is_key)
         physical = self._connection.execute(f"PRAGMA main.table_xinfo({quote(name)})").fetchall()
         columns = tuple(infos[row[1]] for row in physical if row[1] in infos)
         key = tuple(
             next(info for info in columns if info.is_key and info.column.name == part) for part in definition.key
         )
-        return Table(tab, table_id, name, definition, columns, key, _unique_rules(definition, columns, indexes))
+        rules = _unique_rules(table_id, definition, columns, indexes)
+        return Table(tab, table_id, name, definition, columns, key, rules)
 
     def _unique_indexes(self) -> dict[int, list[IndexDefinition]]:
         found: dict[int, list[IndexDefinition]] = {}
@@ -302,28 +331,37 @@ class Catalog:
                     return column.name
         return ""
 
+    def touch(self, tab: int, keys: Iterable[Key] | None = None) -> None:
+        """Note that these keys of a table were written, or, left out, that anything may have changed."""
+        known = self.unsettled.get(tab, set())
+        if known is None or keys is None:
+            self.unsettled[tab] = None
+        else:
+            known.update(keys)
+            self.unsettled[tab] = known if len(known) <= _TOUCH_COUNT_MAX else None
+
     # -- declaring -------------------------------------------------------------------
 
-    def declare(self, act: SchemaAct, order_key: bytes = UNNAMED_ORDER) -> None:
-        """Take in one schema act, and make the file's schema what all of them come to.
+    def declare(self, acts: Sequence[SchemaAct], order_key: bytes = UNNAMED_ORDER, *, is_own: bool = False) -> None:
+        """Take in the schema acts of one change, and make the file's schema what all of them come to.
 
         Args:
-            act: Its fields checked already.
-            order_key: Bytes that sort as the change that states it; left out for one that is being made here.
+            acts: Their fields checked already.
+            order_key: Bytes that sort as the change that states them; left out for one that is being made here.
+            is_own: True for the user's own statement: an index that raises on some row is refused.
 
         Raises:
-            MalformedError: SCH-4 to SCH-8, it does not fit what its writer had seen, or SQLite does not accept it.
+            MalformedError: SCH-4 or SCH-7, SQLite does not accept it.
         """
-        check_act_fits(self.schema, act)
-        if isinstance(act, CreateTable):
-            check_reads_back(act.definition)
-        self._connection.execute(
+        for act in acts:
+            check_act_reads_back(act)
+        self._connection.executemany(
             "INSERT INTO klal_schema VALUES(?,?)"
             " ON CONFLICT DO UPDATE SET order_key = min(order_key, excluded.order_key)",
-            (encode_act(act), order_key),
+            [(encode_act(act), order_key) for act in acts],
         )
         self._schema = None
-        self._settle(is_own=order_key == UNNAMED_ORDER)
+        self._settle(is_own=is_own)
         self.load()
         self._connection.execute(violations_sql(self.by_id, self.schema))
 
@@ -336,6 +374,7 @@ class Catalog:
         """Make the file's own schema what is declared."""
         schema = self.schema
         connection = self._connection
+        had = {object_id for (object_id,) in connection.execute("SELECT object_id FROM klal_object").fetchall()}
         try:
             self._drop_objects(schema)
             self._drop_tables(schema)
@@ -346,7 +385,8 @@ class Catalog:
                     self._create_table(table, schema)
                 else:
                     self._settle_table(tab, table, schema)
-            self._create_objects(schema, is_own=is_own)
+            self._create_indexes(schema, schema.indexes.keys() - had if is_own else set())
+            self._create_views(schema)
         except apsw.Error as error:
             if is_own:
                 raise
@@ -355,13 +395,15 @@ class Catalog:
     def _drop_objects(self, schema: Schema) -> None:
         # Views go in any case and come back at the end: SQLite would rewrite them, or refuse, by what they name.
         self._connection.execute("DROP VIEW klal_violations")
-        rows = self._connection.execute("SELECT object_id, kind, name, is_built FROM klal_object").fetchall()
-        for object_id, kind, name, is_built in rows:
-            stays = kind == "index" and is_built and schema.indexes.get(object_id, ("",))[0] == name
-            if not stays:
-                if is_built:
-                    self._connection.execute(f"DROP {kind} main.{quote(name)}")
-                self._connection.execute("DELETE FROM klal_object WHERE object_id = ?", (object_id,))
+        rows = self._connection.execute("SELECT object_id, kind, tab, name, definition, is_built FROM klal_object")
+        for object_id, kind, tab, name, definition, is_built in rows.fetchall():
+            if kind == "index" and schema.indexes.get(object_id, ("",))[0] == name:
+                continue
+            if is_built:
+                self._connection.execute(f"DROP {kind} main.{quote(name)}")
+            if kind == "index" and unpack(definition, IndexDefinition, "stored index").is_unique:
+                self.touch(tab)  # Who waited for a value of it may wait for nothing now.
+            self._connection.execute("DELETE FROM klal_object WHERE object_id = ?", (object_id,))
 
     def _drop_tables(self, schema: Schema) -> None:
         for tab, table_id, name in self._connection.execute("SELECT tab, table_id, name FROM klal_table").fetchall():
@@ -411,10 +453,10 @@ class Catalog:
             if table.columns[column_id].name != old
         ]
         for column_id, old, _ in moves:
-            between = f"klal_renamed_{column_id.hex()}"
+            between = f"klal_renamed__{column_id.hex()}"  # Ends as no name that is declared can.
             connection.execute(f"ALTER TABLE main.{name} RENAME COLUMN {quote(old)} TO {quote(between)}")
         for column_id, _, new_name in moves:
-            between = f"klal_renamed_{column_id.hex()}"
+            between = f"klal_renamed__{column_id.hex()}"
             connection.execute(f"ALTER TABLE main.{name} RENAME COLUMN {quote(between)} TO {quote(new_name)}")
             connection.execute(
                 "UPDATE klal_column SET name = ? WHERE tab = ? AND column_id = ?", (new_name, tab, column_id)
@@ -455,70 +497,108 @@ class Catalog:
         connection.execute("DELETE FROM klal_object WHERE kind = 'index' AND tab = ?", (tab,))
         connection.execute("UPDATE klal_table SET foreign_keys = ? WHERE tab = ?", (pack(table.foreign_keys), tab))
 
-    def _create_objects(self, schema: Schema, *, is_own: bool) -> None:
+    def _create_indexes(self, schema: Schema, own: AbstractSet[bytes]) -> None:
+        """Create the indexes that are not there.
+
+        Args:
+            own: Ids of those that the user makes now.
+        """
         connection = self._connection
         have = {object_id for (object_id,) in connection.execute("SELECT object_id FROM klal_object").fetchall()}
         for object_id, (name, index) in sorted(schema.indexes.items()):
-            if object_id not in have:
-                tab = connection.execute("SELECT tab FROM klal_table WHERE table_id = ?", (index.table_id,)).get
-                is_built = self._build_index(tab, name, index, schema, is_own=is_own)
-                connection.execute(
-                    "INSERT INTO klal_object VALUES(?,'index',?,?,?,?)", (object_id, tab, name, pack(index), is_built)
-                )
-        for object_id, (name, view) in sorted(schema.views.items()):
-            is_built = try_view(connection, name, view)
+            if object_id in have:
+                continue
+            tab = connection.execute("SELECT tab FROM klal_table WHERE table_id = ?", (index.table_id,)).get
+            self.touch(tab)
+            if index.is_unique and object_id not in own:
+                self._hide_sharing(tab, index)
+            # One that may raise is built once all rows are settled, if then none of them makes it raise.
+            is_built = index.is_unique or object_id in own or not _may_raise(index)
+            if is_built:
+                connection.execute(index_sql(name, index, schema))
             connection.execute(
-                "INSERT INTO klal_object VALUES(?,'view',NULL,?,?,?)", (object_id, name, pack(view), is_built)
+                "INSERT INTO klal_object VALUES(?,'index',?,?,?,?)", (object_id, tab, name, pack(index), is_built)
             )
 
-    def _build_index(self, tab: int, name: str, index: IndexDefinition, schema: Schema, *, is_own: bool) -> bool:
-        """Create an index; False if it cannot be built, which shows nowhere but in speed.
-
-        A unique one comes to rows that were written apart from it: those that share a value are
-        hidden first, and who of them may be seen is settled with the rows (UNQ-1).
-        """
-        if index.is_unique:
-            self.unsettled.add(tab)
-        if index.is_unique and not is_own:
-            self._hide_sharing(tab, schema.tables[index.table_id], index)
-        try:
-            self._connection.execute(index_sql(name, index, schema))
-        except apsw.SQLError:
-            if is_own:
-                raise
-            return False
-        return True
-
-    def _hide_sharing(self, tab: int, table: TableState, index: IndexDefinition) -> None:
-        """Put every row that shares a value of a unique index to come among the hidden ones."""
-        connection = self._connection
-        keys = [state for name in table.definition.key for state in table.columns.values() if state.column.name == name]
-        values = [state for state in table.columns.values() if state not in keys and not state.column.generated]
-
-        def column_name(column_id: bytes) -> str:
-            return table.columns[column_id].name
-
-        terms = [
-            tokens_sql(term.expression, column_name) + (f" COLLATE {term.collation}" if term.collation else "")
-            for term in index.terms
-        ]
-        where = " AND ".join(
-            [*(f"{term} IS NOT NULL" for term in terms)]
-            + ([f"({tokens_sql(index.condition, column_name)})"] if index.condition else [])
+    def _create_views(self, schema: Schema) -> None:
+        broken = set(create_views(self._connection, schema))
+        self._connection.executemany(
+            "INSERT INTO klal_object VALUES(?,'view',NULL,?,?,?)",
+            [
+                (object_id, name, pack(view), object_id not in broken)
+                for object_id, (name, view) in sorted(schema.views.items())
+            ],
         )
-        names = ", ".join(quote(state.name) for state in (*keys, *values))
-        group = ", ".join(terms)
-        rows = connection.execute(
-            f"SELECT {names} FROM main.{quote(table.name)} WHERE {where} AND ({group}) IN"
-            f" (SELECT {group} FROM main.{quote(table.name)} WHERE {where} GROUP BY {group} HAVING count(*) > 1)"
+
+    # -- indexes that may raise ------------------------------------------------------------
+
+    def take_away(self, tabs: AbstractSet[int]) -> bool:
+        """Drop the indexes of these tables that may raise on a row; True if there were any (SCH-7)."""
+        taken = False
+        for object_id, of, name, index in self._indexes(is_built=True):
+            if of in tabs and _may_raise(index):
+                self._connection.execute(f"DROP INDEX main.{quote(name)}")
+                self._connection.execute("UPDATE klal_object SET is_built = 0 WHERE object_id = ?", (object_id,))
+                self.touch(of)
+                self.unbuilt.add(of)
+                taken = True
+        return taken
+
+    def build(self, tab: int) -> None:
+        """Build a table's indexes that are not there, unless some row makes one raise (SCH-7).
+
+        So whether one is there follows from the rows that are there, and from nothing else.
+        """
+        for object_id, of, name, index in self._indexes(is_built=False):
+            if of == tab:
+                try:
+                    self._connection.execute(index_sql(name, index, self.schema))
+                except apsw.SQLError:
+                    continue
+                self._connection.execute("UPDATE klal_object SET is_built = 1 WHERE object_id = ?", (object_id,))
+        self.unbuilt = {tab for _, tab, _, _ in self._indexes(is_built=False)}
+
+    def _indexes(self, *, is_built: bool) -> list[tuple[bytes, int, str, IndexDefinition]]:
+        rows = self._connection.execute(
+            "SELECT object_id, tab, name, definition FROM klal_object WHERE kind = 'index' AND is_built = ?"
+            " ORDER BY object_id",
+            (is_built,),
         ).fetchall()
-        match = " AND ".join(f"{quote(state.name)} = ?" for state in keys)
+        return [(*row, unpack(definition, IndexDefinition, "stored index")) for *row, definition in rows]
+
+    def _hide_sharing(self, tab: int, index: IndexDefinition) -> None:
+        """Put every row that shares a value of a unique index to come among the hidden ones.
+
+        The index comes to rows that were written apart from it. Who of them may be seen is settled
+        with the rows (UNQ-1).
+        """
+        connection = self._connection
+        row = connection.execute("SELECT table_id, name, definition FROM klal_table WHERE tab = ?", (tab,)).fetchone()
+        table_id, name, definition = row
+        table = self._table(tab, table_id, name, unpack(definition, TableDefinition, "stored table"), [index])
+        rule = table.uniques[-1]
+        by_id = {info.column_id: info for info in table.columns}
+        terms = [
+            f"{quote(by_id[column_id].name)} COLLATE {collation}"
+            for column_id, collation in zip(rule.column_ids, rule.collations, strict=True)
+        ]
+        where = " AND ".join([f"{term} IS NOT NULL" for term in terms] + [f"({rule.condition})"] * bool(rule.condition))
+        names = ", ".join(quote(info.name) for info in (*table.key, *table.values))
+        group = ", ".join(terms)
+        source = f"FROM main.{quote(name)} WHERE {where}"
+        rows = connection.execute(
+            f"SELECT {names} {source} AND ({group}) IN (SELECT {group} {source} GROUP BY {group} HAVING count(*) > 1)"
+        ).fetchall()
         for row in rows:
-            key, cells = row[: len(keys)], row[len(keys) :]
-            image = {state.column_id: value for state, value in zip(values, cells, strict=True)}
-            connection.execute(f"DELETE FROM main.{quote(table.name)} WHERE {match}", key)
-            hidden = (tab, pack(key), key_text(key), pack(image))
+            key, cells = row[: len(table.key)], row[len(table.key) :]
+            image = table.encode_image(dict(zip(table.value_ids, cells, strict=True)))
+            connection.execute(table.delete, key)
+            hidden = (tab, pack(key), key_text(key), image)
             connection.execute("INSERT OR REPLACE INTO klal_hidden VALUES(?,?,?,?)", hidden)
+
+
+def _may_raise(index: IndexDefinition) -> bool:
+    return not all(map(is_total, (index.condition, *(term.expression for term in index.terms))))
 
 
 def violations_sql(tables: Mapping[bytes, Table], schema: Schema) -> str:
@@ -534,8 +614,8 @@ def violations_sql(tables: Mapping[bytes, Table], schema: Schema) -> str:
         start = f", {literal_sql(table.name)}, {_key_sql(table)}"
         source = f"FROM main.{quote(table.name)} AS t"
         for check in table.definition.checks:
-            condition = tokens_sql(check.condition, declared.__getitem__)
-            detail = literal_sql(check.name or condition)
+            condition = tokens_sql(_unraised(check.condition), declared.__getitem__)
+            detail = literal_sql(check.name or tokens_sql(check.condition, declared.__getitem__))
             asked.append(f"SELECT 'check'{start}, {detail} {source} WHERE NOT ({condition})")
         for key in state.foreign_keys:
             parent = schema.tables[key.parent] if key.parent else state
@@ -543,13 +623,35 @@ def violations_sql(tables: Mapping[bytes, Table], schema: Schema) -> str:
             ours = [f"t.{quote(declared[name])}" for name in key.columns]
             theirs = [f"p.{quote(parent_names[name])}" for name in key.parent_columns]
             given = " AND ".join(f"{column} IS NOT NULL" for column in ours)
-            equal = " AND ".join(f"{a} = {b}" for a, b in zip(theirs, ours, strict=True))
+            # With the parent's affinity and collation, as SQLite looks up a parent: the plus takes away the child's.
+            equal = " AND ".join(f"{a} = +{b}" for a, b in zip(theirs, ours, strict=True))
             detail = literal_sql(f"{', '.join(declared[name] for name in key.columns)} names no row of {parent.name}")
             asked.append(
                 f"SELECT 'foreign key'{start}, {detail} {source} WHERE {given}"
                 f" AND NOT EXISTS (SELECT 1 FROM main.{quote(parent.name)} AS p WHERE {equal})"
             )
+    # Group by group, since SQLite takes at most 500 SELECTs in one UNION.
+    while len(asked) > _UNION_COUNT_MAX:
+        groups = [asked[i : i + _UNION_COUNT_MAX] for i in range(0, len(asked), _UNION_COUNT_MAX)]
+        asked = [f"SELECT * FROM ({' UNION ALL '.join(group)})" for group in groups]
     return f'CREATE VIEW main.klal_violations(kind, "table", "key", detail) AS {" UNION ALL ".join(asked)}'
+
+
+def _unraised(condition: Tokens) -> Tokens:
+    """Return a CHECK's condition with each abs(x) as abs(0 - (x)), which also has a value for the least integer."""
+    found: list[Token] = []
+    closes: list[bool] = []  # For each parenthesis that is open: whether it is one of abs.
+    for at, token in enumerate(condition):
+        if token == Token("o", "("):
+            closes.append(at > 0 and condition[at - 1] == Token("f", "abs"))
+            found.append(token)
+            if closes[-1]:
+                found += [Token("v", 0), Token("o", "-"), token]
+        else:
+            found.append(token)
+            if token == Token("o", ")") and closes.pop():
+                found.append(token)
+    return tuple(found)
 
 
 def _key_sql(table: Table) -> str:
@@ -559,20 +661,23 @@ def _key_sql(table: Table) -> str:
     return f"CAST({shown[0]} AS TEXT)" if len(shown) == 1 else f"json_array({', '.join(shown)})"
 
 
+_UNION_COUNT_MAX = 200
 _BUILT_VIOLATIONS = """
 SELECT 'unique', t.name, h.key_text, 'another row shows a value of it' FROM klal_hidden h JOIN klal_table t USING (tab)
 UNION ALL
 SELECT 'dropped', l.name, NULL, l.row_count || ' rows written in a change that the drop had not seen' FROM klal_lost l
 UNION ALL
-SELECT o.kind, o.name, NULL, 'it names something that is not there' FROM klal_object o WHERE NOT o.is_built
+SELECT o.kind, o.name, NULL, CASE o.kind WHEN 'view' THEN 'it names something that is not there'
+  ELSE 'some row makes it raise' END FROM klal_object o WHERE NOT o.is_built
 """
 
 
 def _unique_rules(
-    definition: TableDefinition, columns: tuple[ColumnInfo, ...], indexes: list[IndexDefinition]
+    table_id: bytes, definition: TableDefinition, columns: tuple[ColumnInfo, ...], indexes: list[IndexDefinition]
 ) -> tuple[UniqueRule, ...]:
-    declared = {info.column.name: info for info in columns if info.column in definition.columns}
     by_id = {info.column_id: info for info in columns}
+    found = ((column.name, by_id.get(column_id_of(table_id, column))) for column in definition.columns)
+    declared = {name: info for name, info in found if info is not None}
     rules = [
         UniqueRule(
             tuple(declared[name].column_id for name in unique),

@@ -21,6 +21,7 @@ import msgspec
 
 from klal.errors import MalformedError, RefusedError, UnsupportedError, UsageError
 from klal.model.acts import (
+    RENAME_NUMBER_MAX,
     AddColumn,
     CreateIndex,
     CreateTable,
@@ -46,10 +47,11 @@ from klal.model.schema import (
     affinity_of,
     column_id_of,
     fold,
+    is_parent_key,
     is_reserved,
 )
-from klal.model.tokens import ROW, TOTAL, VIEW
-from klal.rules.schema import Schema, Stated, TableState, is_parent_key, resolve
+from klal.model.tokens import CHECK, ROW, TOTAL, VIEW
+from klal.rules.schema import Schema, Stated, TableState, needed_columns, resolve
 from klal.store.file import allow_klal_id, translate
 from klal.store.layout import quote
 from klal.store.sql import Connection
@@ -69,6 +71,7 @@ from klal.store.sqltext import (
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?0[xX][0-9a-fA-F]+")
 _TEXT = re.compile(r"'(?:[^']|'')*'")
 _BLOB = re.compile(r"[xX]'(?:[0-9a-fA-F]{2})*'")
+_VIEW_DEPTH_MAX = 100  # Of views over views: SQLite expands them all for each use.
 _CONSTRAINT_WORDS = ("CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN")
 
 # Words that can only stand unquoted as keywords, and why a CREATE TABLE or ADD COLUMN cannot have them.
@@ -117,7 +120,7 @@ class Scratch:
             self._connection.execute(table_sql(table, schema))
         for name, index in schema.indexes.values():
             self._connection.execute(index_sql(name, index, schema))
-        self.broken_views = {name for name, view in schema.views.values() if not try_view(self._connection, name, view)}
+        self.broken_views = {schema.views[object_id][0] for object_id in create_views(self._connection, schema)}
         self._connection.authorizer = _allow_plain_ddl
 
     def run(self, sql: str) -> None:
@@ -131,6 +134,11 @@ class Scratch:
                 pass
         except apsw.Error as error:
             raise translate(error, "the statement") from error
+
+    def check_writable(self, name: str) -> None:
+        """Prepare an INSERT: only then SQLite finds that generated columns go round in a circle."""
+        self._connection.authorizer = None
+        self._connection.execute(f"EXPLAIN INSERT INTO main.{quote(name)} DEFAULT VALUES").fetchall()
 
     def names(self, kind: str) -> set[str]:
         """Return the names of everything of one kind: "table", "index" or "view"."""
@@ -195,12 +203,12 @@ class _TableReader:
     ) -> Column:
         _, name, declared_type, not_null, default, key_position, hidden = row
         if hidden == 2:  # Virtual.
-            raise UsageError(
+            raise UnsupportedError(
                 f"column {name} is generated and virtual, which SQLite does not show to those who watch its writes",
                 hint="declare it STORED, or make a view",
             )
         if hidden and not_null:
-            raise UsageError(f"generated column {name} is NOT NULL, which a merge could not keep; leave it out")
+            raise UnsupportedError(f"generated column {name} is NOT NULL, which a merge could not keep; leave it out")
         collation = self._connection.column_metadata("main", self._name, name)[1].upper()
         words = " ".join(declared_type.upper().split())
         column = Column(
@@ -238,7 +246,7 @@ class _TableReader:
                 elif reader.peek().upper == "CHECK" and reader.peek(1).is_operator("("):
                     reader.take()
                     what = f"CHECK of table {self._name}"
-                    yield Check(name, bare(read_tokens(reader.take_group(), ROW, what, self._column_of)))
+                    yield Check(name, bare(read_tokens(reader.take_group(), CHECK, what, self._column_of)))
                     name = ""
                 elif reader.peek().is_operator("("):
                     reader.take_group()
@@ -254,9 +262,11 @@ class _TableReader:
             terms = [(name, collation.upper()) for _, _, name, _, collation, is_key in rows if is_key]
             for name, collation in terms:
                 if columns[name].generated:
-                    raise UsageError(f"UNIQUE over the generated column {name} is not replicated; make it a column")
+                    raise UnsupportedError(
+                        f"UNIQUE over the generated column {name} is not replicated; make it a column"
+                    )
                 if columns[name].collation != collation:
-                    raise UsageError(f"UNIQUE with another collation than column {name} has is not replicated")
+                    raise UnsupportedError(f"UNIQUE with another collation than column {name} has is not replicated")
             yield tuple(name for name, _ in terms)
 
     def _foreign_keys(self) -> Iterator[ForeignKey]:
@@ -281,6 +291,7 @@ class _TableReader:
             if wanted is None:
                 keys = sorted((row[5], row[1]) for row in self._info if row[5])
                 return b"", tuple(column for _, column in keys)
+            # Whether they are a key is asked of the whole definition, once it is read.
             return b"", tuple(find_name(self._names, column) or column for column in wanted)
         parents = [table for table in self._schema.tables.values() if fold(table.name) == fold(name)]
         if not parents:
@@ -319,10 +330,24 @@ def _allow_plain_ddl(
     return apsw.SQLITE_OK if is_pragma or (action in _DDL_ACTIONS and not is_own) else apsw.SQLITE_DENY
 
 
-def _allow_reading(
-    action: int, _first: str | None, _second: str | None, _third: str | None, _fourth: str | None
-) -> int:
-    return apsw.SQLITE_OK if action in _READ_ACTIONS else apsw.SQLITE_DENY
+def _allow_reading(action: int, first: str | None, _second: str | None, _third: str | None, _fourth: str | None) -> int:
+    # What is klal's or SQLite's own is another thing in every file.
+    is_theirs = action == apsw.SQLITE_READ and is_reserved(str(first))
+    return apsw.SQLITE_OK if action in _READ_ACTIONS and not is_theirs else apsw.SQLITE_DENY
+
+
+def create_views(connection: Connection, schema: Schema) -> list[bytes]:
+    """Create all views that can be used, and return the ids of the others (SCH-8).
+
+    One may select from another, whatever their order, so they are tried until no more can be made.
+    """
+    left = sorted(schema.views)
+    for _ in range(_VIEW_DEPTH_MAX):
+        broken = [object_id for object_id in left if not try_view(connection, *schema.views[object_id])]
+        if len(broken) in (0, len(left)):
+            return broken
+        left = broken
+    return left
 
 
 def try_view(connection: Connection, name: str, view: ViewDefinition) -> bool:
@@ -354,9 +379,9 @@ def _check_key_column(column: Column, *, is_only: bool, without_rowid: bool) -> 
             hint=f"use {column.name} TEXT PRIMARY KEY DEFAULT (klal_id()), or INT PRIMARY KEY to number rows yourself",
         )
     if column.collation != "BINARY":
-        raise UsageError(f"key column {column.name} has collation {column.collation}, want BINARY")
+        raise UnsupportedError(f"key column {column.name} has collation {column.collation}, want BINARY")
     if affinity_of(column.type) == "BLOB" and "BLOB" not in column.type:
-        raise UsageError(
+        raise UnsupportedError(
             f"key column {column.name} has no type, so 1 and 1.0 would be one key in SQLite and two elsewhere",
             hint="declare it TEXT, INT or BLOB",
         )
@@ -514,7 +539,7 @@ def _term(
     if is_unique:
         column = table.columns.get(expression[0].value) if len(expression) == 1 else None
         if column is None or column.column.generated:
-            raise UsageError(
+            raise UnsupportedError(
                 f"UNIQUE INDEX {index} is over an expression, and a merge can tell only plain columns apart",
                 hint="make it a column of its own",
             )
@@ -556,12 +581,18 @@ def _altered(sql: str, reader: Reader, schema: Schema, scratch: Scratch) -> list
         return [Rename(table.table_id, column_id, reader.take_name(), _next_number(schema, table.table_id, column_id))]
     if reader.skip("DROP"):
         reader.skip("COLUMN")
-        return [DropColumn(table.table_id, _column_named(table, reader.take_name()))]
-    raise UsageError("of ALTER TABLE, only ADD COLUMN, DROP COLUMN and RENAME are replicated")
+        name = reader.take_name()
+        column_id = _column_named(table, name)
+        state = table.columns[column_id]
+        if not state.is_added and state.column.name in needed_columns(table.definition):
+            raise UsageError(f"column {name} is one that table {table.name} cannot do without")
+        return [DropColumn(table.table_id, column_id)]
+    raise UnsupportedError("of ALTER TABLE, only ADD COLUMN, DROP COLUMN and RENAME are replicated")
 
 
 def _next_number(schema: Schema, table_id: bytes, column_id: bytes) -> int:
-    return schema.rename_numbers.get((table_id, column_id), 0) + 1
+    # Of two with the last number, the later one stands.
+    return min(schema.rename_numbers.get((table_id, column_id), 0) + 1, RENAME_NUMBER_MAX)
 
 
 def _added_column(sql: str, table: TableState, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
@@ -581,16 +612,17 @@ def _added_column(sql: str, table: TableState, schema: Schema, scratch: Scratch)
 def _dropped(sql: str, reader: Reader, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
     kind = reader.take().upper
     if kind not in ("TABLE", "INDEX", "VIEW"):
-        raise UsageError(f"DROP {kind or '...'} is not replicated")
+        raise UnsupportedError(f"DROP {kind or '...'} is not replicated")
     if reader.skip("IF", "EXISTS") and find_name(list(scratch.names(kind.lower())), reader.peek().name or "") is None:
         return []
     name = reader.take_name()
-    scratch.run(sql)
     if kind == "TABLE":
         table = _table_named(schema, name)
         for other in schema.tables.values():
             if any(key.parent == table.table_id for key in other.foreign_keys):
                 raise UsageError(f"table {name} is referenced by table {other.name}; drop that first")
+    scratch.run(sql)
+    if kind == "TABLE":
         return [Drop(table.table_id)]
     named = schema.indexes if kind == "INDEX" else schema.views
     found = [object_id for object_id, (present, _) in named.items() if fold(present) == fold(name)]
@@ -639,6 +671,40 @@ def resolve_with(schema: Schema, acts: Sequence[SchemaAct]) -> Schema:
 # -- SQLite's words ----------------------------------------------------------------------
 
 
+def check_act_reads_back(act: SchemaAct) -> None:
+    """Return if SQLite understands an act as it was meant, whatever else is declared.
+
+    The verdict depends on the act alone, so it is the same on every replica, whatever came first.
+
+    Raises:
+        MalformedError: SCH-4 or SCH-7, SQLite does not accept it or reads something else.
+    """
+    match act:
+        case CreateTable():
+            check_reads_back(act.definition)
+        case AddColumn():
+            key = Column("k" if fold(act.column.name) != "k" else "l", "TEXT")
+            check_reads_back(TableDefinition("t", (key, act.column), (key.name,)))
+        case CreateIndex():
+            _check_index_reads_back(act.definition)
+        case _:
+            pass
+
+
+def _check_index_reads_back(index: IndexDefinition) -> None:
+    connection = Connection(":memory:")
+    connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
+    try:
+        columns = ", ".join(["k", *(quote(column_id.hex()) for column_id in sorted(index.column_ids))])
+        connection.execute(f"CREATE TABLE t({columns})")
+        connection.execute(_index_sql("i", index, "t", bytes.hex))
+        found = connection.execute("SELECT count(*) FROM pragma_index_xinfo('i') WHERE key").get
+    except apsw.Error as error:
+        raise MalformedError(f"index {index.name!r:.40} cannot be created: {error}", rule="SCH-7") from error
+    if found != len(index.terms):
+        raise MalformedError(f"index {index.name!r:.40} is not what its definition says", rule="SCH-7")
+
+
 def check_reads_back(definition: TableDefinition) -> None:
     """Return if SQLite understands a definition as it was meant.
 
@@ -649,7 +715,9 @@ def check_reads_back(definition: TableDefinition) -> None:
     alone = msgspec.structs.replace(definition, foreign_keys=())
     schema = resolve([Stated(b"", CreateTable(alone))])
     try:
-        again = Scratch(schema).table(definition.name, schema)
+        scratch = Scratch(schema)
+        scratch.check_writable(definition.name)
+        again = scratch.table(definition.name, schema)
     except (apsw.Error, UsageError) as error:
         raise MalformedError(f"table {definition.name!r:.40} cannot be created: {error}", rule="SCH-4") from error
     if msgspec.structs.replace(again, follows=definition.follows) != alone:
@@ -712,6 +780,10 @@ def index_sql(name: str, index: IndexDefinition, schema: Schema) -> str:
     def column_name(column_id: bytes) -> str:
         return table.columns[column_id].name
 
+    return _index_sql(name, index, table.name, column_name)
+
+
+def _index_sql(name: str, index: IndexDefinition, table_name: str, column_name: Callable[[Any], str]) -> str:
     terms = []
     for term in index.terms:
         text = tokens_sql(term.expression, column_name)
@@ -720,7 +792,7 @@ def index_sql(name: str, index: IndexDefinition, schema: Schema) -> str:
         terms.append(text + (f" COLLATE {term.collation}" if term.collation else "") + " DESC" * term.is_descending)
     where = f" WHERE {tokens_sql(index.condition, column_name)}" if index.condition else ""
     unique = "UNIQUE " * index.is_unique
-    return f"CREATE {unique}INDEX main.{quote(name)} ON {quote(table.name)}({', '.join(terms)}){where}"
+    return f"CREATE {unique}INDEX main.{quote(name)} ON {quote(table_name)}({', '.join(terms)}){where}"
 
 
 def view_sql(name: str, view: ViewDefinition) -> str:

@@ -18,6 +18,7 @@ from klal.model.certificate import Body, Certificate, CutHead, MemberName, Witne
 from klal.model.codec import UNIX_MS_MAX, pack, tagged_hash, tree_leaf, tree_root, unpack
 from klal.model.frontier import Frontier, Head
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
+from klal.model.schema import column_id_of
 from klal.rules import closing
 from klal.rules.closing import Cut, Join, cut_of
 from klal.rules.merge import ChangeRef
@@ -268,8 +269,9 @@ def rows_root(connection: Connection, catalog: Catalog) -> RowsRoot:
 
 def _root_columns(table: Table) -> list[ColumnInfo]:
     """Return columns in an order that does not depend on who added which first."""
-    declared = {info.column: info for info in table.given}
-    first = [declared[column] for column in table.definition.columns if column in declared]
+    declared = {info.column_id: info for info in table.given}
+    ids = [column_id_of(table.table_id, column) for column in table.definition.columns]
+    first = [declared[column_id] for column_id in ids if column_id in declared]
     added = sorted((info for info in table.given if info not in first), key=lambda info: info.column_id)
     return [*first, *added]
 

@@ -72,6 +72,9 @@ CREATE TABLE klal_hidden(tab INTEGER, key BLOB, key_text TEXT NOT NULL, image BL
 -- Writes to what was dropped by somebody who had not seen them: in history, and nowhere else.
 CREATE TABLE klal_lost(table_id BLOB, column_id BLOB, log INTEGER, seq INTEGER, name TEXT NOT NULL,
   row_count INTEGER NOT NULL, PRIMARY KEY(table_id, column_id, log, seq)) WITHOUT ROWID;
+-- The changes that dropped something: of a table, view or index, with an empty column_id, or of a column.
+CREATE TABLE klal_drop(table_id BLOB, column_id BLOB, log INTEGER, seq INTEGER,
+  PRIMARY KEY(table_id, column_id, log, seq)) WITHOUT ROWID;
 CREATE TABLE klal_conflict(tab INTEGER, key BLOB, column_id BLOB, log INTEGER, seq INTEGER, life INTEGER NOT NULL,
   key_text TEXT NOT NULL, value, winner_log INTEGER, winner_seq INTEGER, winner_value,
   PRIMARY KEY(tab, key, column_id, log, seq)) WITHOUT ROWID;
@@ -118,6 +121,7 @@ DERIVED = (
     ("klal_past", "log, past_log, seq, length"),
     ("klal_hidden", f"{_TABLE.format('hidden')}, key, key_text, image"),
     ("klal_lost", "table_id, column_id, log, seq, name, row_count"),
+    ("klal_drop", "table_id, column_id, log, seq"),
     ("klal_column", f"{_TABLE.format('column')}, column_id, name, definition"),
     ("klal_table", "table_id, name, definition, foreign_keys"),
     ("klal_object", "object_id, kind, name, definition, is_built"),

@@ -52,8 +52,10 @@ class Lost:
             (table_id, column_id, *change, name, row_count),
         )
 
-    def note_drops(self, acts: Sequence[Act], vector: Mapping[int, int], unseen: Mapping[int, tuple[int, int]]) -> None:
-        """Note what drops that are applied now had not seen, and forget what they had.
+    def note_drops(
+        self, change: ChangeRef, acts: Sequence[Act], vector: Mapping[int, int], unseen: Mapping[int, tuple[int, int]]
+    ) -> None:
+        """Note what the drops of a change that is applied now had not seen, and forget what they had.
 
         Args:
             vector: What the dropping change had seen: log -> length.
@@ -61,35 +63,48 @@ class Lost:
         """
         for act in acts:
             if isinstance(act, Drop):
-                self._forget_seen(act.object_id, None, vector)
+                self._note_drop(change, act.object_id, _WHOLE_TABLE, vector)
+                # The line of a whole table says enough, and what came of its columns depends on what came first.
+                every = "DELETE FROM klal_lost WHERE table_id = ? AND column_id <> ?"
+                self._connection.execute(every, (act.object_id, _WHOLE_TABLE))
                 if self._catalog.declared_name(act.object_id):
-                    self._note_unseen(act.object_id, None, unseen)
+                    self._note_unseen(act.object_id, _WHOLE_TABLE, unseen)
             elif isinstance(act, DropColumn):
-                self._forget_seen(act.table_id, act.column_id, vector)
-                self._note_unseen(act.table_id, act.column_id, unseen)
+                self._note_drop(change, act.table_id, act.column_id, vector)
+                table = self._catalog.schema.tables.get(act.table_id)
+                if table is not None and act.column_id in table.dropped:
+                    self._note_unseen(act.table_id, act.column_id, unseen)
 
-    def _forget_seen(self, table_id: bytes, column_id: bytes | None, vector: Mapping[int, int]) -> None:
-        place = (table_id, _WHOLE_TABLE if column_id is None else column_id)
+    def _note_drop(self, change: ChangeRef, table_id: bytes, column_id: bytes, vector: Mapping[int, int]) -> None:
+        place = (table_id, column_id)
+        self._connection.execute("INSERT OR IGNORE INTO klal_drop VALUES(?,?,?,?)", (*place, *change))
         for log, length in vector.items():
             self._connection.execute(
                 "DELETE FROM klal_lost WHERE table_id = ? AND column_id = ? AND log = ? AND seq < ?",
                 (*place, log, length),
             )
 
-    def _note_unseen(self, table_id: bytes, column_id: bytes | None, unseen: Mapping[int, tuple[int, int]]) -> None:
+    def _note_unseen(self, table_id: bytes, column_id: bytes, unseen: Mapping[int, tuple[int, int]]) -> None:
         for index, (start, stop) in sorted(unseen.items()):
             for stored in self._history.lines(self._history.logs[index], start, stop):
                 if stored.state == STATE_APPLIED:
                     self._note_change(ChangeRef(index, stored.header.seq), stored, table_id, column_id)
 
-    def _note_change(self, change: ChangeRef, stored: Stored, table_id: bytes, column_id: bytes | None) -> None:
-        place = (table_id, _WHOLE_TABLE if column_id is None else column_id, *change)
+    def _note_change(self, change: ChangeRef, stored: Stored, table_id: bytes, column_id: bytes) -> None:
+        place = (table_id, column_id, *change)
         known = "SELECT 1 FROM klal_lost WHERE table_id = ? AND column_id = ? AND log = ? AND seq = ?"
         data = self._history.part(stored, table_id)
-        if data is None or self._connection.execute(known, place).get:
+        if data is None or self._connection.execute(known, place).get or self._is_seen(place):
             return
         for segment in decode_segments(data):
-            if column_id is None:
+            if column_id == _WHOLE_TABLE:
                 self.note_table(change, table_id, len(segment.keys))
             elif segment.kind is not Kind.DELETE and column_id in segment.columns:
                 self.note_column(change, table_id, column_id, segment.values[segment.columns.index(column_id)])
+
+    def _is_seen(self, place: tuple[bytes, bytes, int, int]) -> bool:
+        """True when some applied drop of this place had seen the change: whoever made it knew what would go."""
+        drops = "SELECT log, seq FROM klal_drop WHERE table_id = ? AND column_id = ?"
+        change = ChangeRef(*place[2:])
+        rows = self._connection.execute(drops, place[:2]).fetchall()
+        return any(self._history.sees(ChangeRef(*drop), change) for drop in rows)

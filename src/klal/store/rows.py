@@ -36,23 +36,6 @@ def decode_key(data: bytes) -> Key:
     return tuple(msgspec.msgpack.decode(data))
 
 
-def _encode_image(table: Table, cells: Mapping[bytes, Value]) -> bytes:
-    """Return a dead row's cells as they are kept.
-
-    Without those that show their default: whether a column was added before or after this row died
-    differs between replicas, and must not show.
-    """
-    absent = object()
-    defaults = table.defaults
-    kept = {
-        column_id: value
-        for column_id, value in sorted(cells.items())
-        if column_id in table.by_id
-        and ((default := defaults.get(column_id, absent)) is absent or not same(default, value))  # type: ignore[arg-type]
-    }
-    return pack(kept)
-
-
 class Rows:
     """Row states of one file."""
 
@@ -143,7 +126,7 @@ class Rows:
     def has_hidden(self, table: Table) -> bool:
         """True when some row of the table is alive and not shown."""
         sql = "SELECT 1 FROM klal_hidden WHERE tab = ? LIMIT 1"
-        return bool(table.uniques) and self.has_side(table) and self._connection.execute(sql, (table.tab,)).get == 1
+        return self.has_side(table) and self._connection.execute(sql, (table.tab,)).get == 1
 
     def hidden(self, table: Table) -> dict[Key, dict[bytes, Value]]:
         """Return the rows of a table that are alive and not shown: key -> cells."""
@@ -163,7 +146,7 @@ class Rows:
         self._connection.execute(table.delete, key)
         self._connection.execute(
             "INSERT OR REPLACE INTO klal_hidden VALUES(?,?,?,?)",
-            (table.tab, encode_key(key), key_text(key), _encode_image(table, cells)),
+            (table.tab, encode_key(key), key_text(key), table.encode_image(cells)),
         )
 
     def reveal(self, table: Table, key: Key, cells: Mapping[bytes, Value]) -> None:
@@ -201,7 +184,7 @@ class Rows:
             self._has_side[table.tab] = True
             self._connection.execute(
                 "INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,?,?,?)",
-                (*place, now.life, now.is_born, now.was_deleted, _encode_image(table, now.cells or {})),
+                (*place, now.life, now.is_born, now.was_deleted, table.encode_image(now.cells or {})),
             )
         if now.is_alive and (now.life > 1 or now.was_deleted):
             self._has_side[table.tab] = True
@@ -250,7 +233,7 @@ class Rows:
         image = {info.column_id: row[p] for info, p in zip(table.values, table.value_positions, strict=True)}
         self._has_side[table.tab] = True
         self._connection.execute(
-            "INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,1,1,?)", (*place, life, _encode_image(table, image))
+            "INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,1,1,?)", (*place, life, table.encode_image(image))
         )
         self._connection.execute("DELETE FROM klal_life WHERE tab = ? AND key = ?", place)
         self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", place)

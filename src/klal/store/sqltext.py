@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from klal.errors import UsageError
+from klal.errors import UnsupportedError, UsageError
 from klal.model.schema import Value, fold
 from klal.model.tokens import Grammar, Token, Tokens
 from klal.store.layout import quote
@@ -217,7 +217,7 @@ def _token(
         return Token("v", _literal(lexeme, what))
     name = lexeme.name
     if name is None:
-        raise UsageError(f"{what}: {lexeme.text!r:.40} cannot be replicated in it")
+        raise UnsupportedError(f"{what}: {lexeme.text!r:.40} cannot be replicated in it")
     is_type_or_collation = bool(before) and before[-1] in (Token("w", "COLLATE"), Token("w", "AS"))
     if lexeme.kind == "word" and not is_type_or_collation:
         if is_called and lexeme.text.lower() in grammar.functions:
@@ -225,12 +225,12 @@ def _token(
         if lexeme.upper in grammar.words:
             return Token("w", lexeme.upper)
     if is_called and not (is_type_or_collation or grammar.has_names):
-        raise UsageError(f"{what}: the function {name} is not replicated in it")
+        raise UnsupportedError(f"{what}: the function {name} is not replicated in it")
     if column_of is None or is_type_or_collation:
         return Token("n", name)
     column = column_of(name)
     if column is None:
-        raise UsageError(f"{what}: {name} is no column of the table, and only columns can be named in it")
+        raise UnsupportedError(f"{what}: {name} is no column of the table, and only columns can be named in it")
     return Token("c", column)
 
 

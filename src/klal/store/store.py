@@ -168,6 +168,7 @@ class Store:
         self.history.load(own_log)
         self.catalog.load()
         self.rows.forget()
+        self.writer.uniques.forget()
         self.applier.window.clear()
         self.is_returning = self._meta("ticket") is not None
         self.applier.not_after_ms = self.genesis.policy.not_after_ms
@@ -632,8 +633,8 @@ class Store:
             acts.insert(0, make_join(ticket.key, self.space_id, member_id, identity.name, ticket.invitation))
         with self.writing(durable=True):
             with unchecked(self.connection):
-                for act in ticket.schema:
-                    self.writer.declare_act(act)
+                if ticket.schema:
+                    self.writer.declare_acts(ticket.schema)
             if acts:
                 self._append_acts(*acts)
 

@@ -14,12 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
+import apsw
+import msgspec
+
 from klal.errors import ConstraintError
 from klal.model.payload import Kind, decode_segments
 from klal.model.schema import Key, Value, key_text
 from klal.rules.order import order_bytes
 from klal.rules.unique import Claimant, compared, visible
 from klal.store.catalog import Catalog, Table, UniqueRule
+from klal.store.declare import column_sql
 from klal.store.history import STATE_APPLIED, History
 from klal.store.layout import quote
 from klal.store.rows import Rows, encode_key
@@ -37,20 +41,32 @@ class Uniques:
         self._history = history
         self._catalog = catalog
         self._rows = rows
+        # Of tables with hidden rows: these, and the visible ones that share a value with them, when last settled.
+        self._contests: dict[int, frozenset[Key]] = {}
 
     def settle(self) -> None:
         """Show and hide rows as UNIQUE allows, in every table where a write may have changed that."""
         for table in list(self._catalog.by_id.values()):
             if table.tab in self._catalog.unsettled:
-                self._settle(table)
+                self._settle(table, self._catalog.unsettled[table.tab])
+                if table.tab in self._catalog.unbuilt:
+                    self._catalog.build(table.tab)
         self._catalog.unsettled.clear()
 
-    def _settle(self, table: Table) -> None:
+    def forget(self) -> None:
+        """Drop what is remembered between transactions."""
+        self._contests.clear()
+
+    def _settle(self, table: Table, written: set[Key] | None) -> None:
         hidden = self._rows.hidden(table)
         if not hidden:
+            self._contests.pop(table.tab, None)
             return
         shown = self._sharing(table, hidden)
-        states = {key: self._rows.load(table, key) for key in (*hidden, *shown)}
+        contest = frozenset(shown | hidden.keys())
+        if written is not None and written.isdisjoint(contest) and contest == self._contests.get(table.tab):
+            return  # The same rows, none of them written, wait for the same values.
+        states = {key: self._rows.load(table, key) for key in contest}
         orders = self._orders(table, {key: state.life for key, state in states.items()})
         values_of = self._values_of(table)
         claimants = {
@@ -62,7 +78,22 @@ class Uniques:
         for key in sorted(shown - winners, key=encode_key):
             self._rows.hide(table, key, states[key].cells or {})
         for key in sorted(hidden.keys() & winners, key=encode_key):
-            self._rows.reveal(table, key, states[key].cells or {})
+            self._reveal(table, key, states[key].cells or {})
+        self._remember(table)
+
+    def _reveal(self, table: Table, key: Key, cells: Cells) -> None:
+        try:
+            self._rows.reveal(table, key, cells)
+        except apsw.SQLError:
+            self._catalog.take_away({table.tab})
+            self._rows.reveal(table, key, cells)
+
+    def _remember(self, table: Table) -> None:
+        hidden = self._rows.hidden(table)
+        if hidden:
+            self._contests[table.tab] = frozenset(self._sharing(table, hidden) | hidden.keys())
+        else:
+            self._contests.pop(table.tab, None)
 
     def check_local(self, table: Table, keys: Iterable[Key]) -> None:
         """Return if the rows of a local transaction take nothing that a hidden row waits for (UNQ-4).
@@ -112,7 +143,10 @@ class Uniques:
         keys = ", ".join(quote(info.name) for info in table.key)
         found: set[Key] = set()
         for rule in table.uniques:
-            where = " AND ".join(f"{quote(by_id[column_id].name)} = ?" for column_id in rule.column_ids)
+            where = " AND ".join(
+                f"{quote(by_id[column_id].name)} = ? COLLATE {collation}"
+                for column_id, collation in zip(rule.column_ids, rule.collations, strict=True)
+            )
             condition = f" AND ({rule.condition})" if rule.condition else ""
             sql = f"SELECT {keys} FROM main.{quote(table.name)} WHERE {where}{condition}"
             for key, cells in hidden.items():
@@ -150,13 +184,17 @@ class _Probe:
     def holds(self, rule: UniqueRule, row: Mapping[bytes, Any]) -> bool:
         if self._connection is None:
             self._connection = Connection(":memory:")
+            name_of = self._table.declared_names.__getitem__
             columns = (
-                f"{quote(info.name)} {info.column.type} COLLATE {info.column.collation}" for info in self._table.given
+                column_sql(msgspec.structs.replace(info.column, not_null=False, default=None), info.name, name_of)
+                for info in self._table.columns
             )
-            self._connection.execute(f"CREATE TABLE t({', '.join(columns)})")
+            options = " STRICT" * self._table.definition.strict
+            self._connection.execute(f"CREATE TABLE t({', '.join(columns)}){options}")
         marks = ", ".join("?" * len(self._table.given))
         self._connection.execute("DELETE FROM t")
+        names = ", ".join(quote(info.name) for info in self._table.given)
         self._connection.execute(
-            f"INSERT INTO t VALUES({marks})", [row.get(info.column_id) for info in self._table.given]
+            f"INSERT INTO t({names}) VALUES({marks})", [row.get(info.column_id) for info in self._table.given]
         )
         return bool(self._connection.execute(f"SELECT {rule.condition} FROM t").get)

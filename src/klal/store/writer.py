@@ -30,6 +30,7 @@ from klal.store.capture import (
     Capture,
     Net,
     Row,
+    Snapshot,
     TableCapture,
     encode_inserts,
     encode_update,
@@ -87,6 +88,19 @@ class Outcome(NamedTuple):
 
 
 @dataclass(slots=True)
+class Savepoint:
+    """A savepoint of the user's that is open.
+
+    Shape:
+        act_count: acts noted before it. seen: what was captured before the first DDL inside it.
+    """
+
+    name: str
+    act_count: int
+    seen: Snapshot | None = None
+
+
+@dataclass(slots=True)
 class OwnLog:
     """Counters of the own log that every commit needs at hand."""
 
@@ -121,7 +135,7 @@ class Writer:
         self._entropy = entropy
         self._path = path
         self._acts: list[Act] = []
-        self._savepoints: list[tuple[str, int]] = []
+        self._savepoints: list[Savepoint] = []
         self._spoiled_depth = _DEPTH_MAX
         self._is_user = False
         self._is_shaping = False
@@ -365,8 +379,8 @@ class Writer:
         self._connection.execute("SAVEPOINT klal_declare")
         try:
             with put_aside(self._connection), unchecked(self._connection), paused(self.capture):
-                for act in acts:
-                    self._catalog.declare(act)
+                if acts:
+                    self._catalog.declare(acts, is_own=True)
         except BaseException as error:
             self._connection.execute("ROLLBACK TO klal_declare")
             self._connection.execute("RELEASE klal_declare")
@@ -378,14 +392,19 @@ class Writer:
             raise
         self._connection.execute("RELEASE klal_declare")
         self._acts.extend(acts)
+        unmarked = [savepoint for savepoint in self._savepoints if savepoint.seen is None]
+        seen = self.capture.snapshot() if unmarked else None
+        for savepoint in unmarked:
+            savepoint.seen = seen
         self.capture.redeclare(self._catalog.by_id)
         self._rows.forget()
         self._plans.clear()
         return Outcome(0, (), [])
 
-    def declare_act(self, act: SchemaAct) -> None:
+    def declare_acts(self, acts: Sequence[SchemaAct]) -> None:
         """Declare what came as data, as a ticket's schema does."""
-        self._catalog.declare(act)
+        self._catalog.declare(acts)
+        self._rows.forget()
 
     def note(self, act: Act) -> None:
         """Add an act to the running transaction."""
@@ -401,9 +420,9 @@ class Writer:
             raise translate(error, self._path) from error
         name = savepoint_name(sql)
         if word == "SAVEPOINT":
-            self._savepoints.append((name, len(self._acts)))
+            self._savepoints.append(Savepoint(name, len(self._acts)))
             return
-        while self._savepoints and self._savepoints[-1][0] != name:
+        while self._savepoints and self._savepoints[-1].name != name:
             self._savepoints.pop()
         if word == "ROLLBACK":
             # The hook is not told: what it saw is checked against the table later.
@@ -411,9 +430,14 @@ class Writer:
             if len(self._savepoints) <= self._spoiled_depth:
                 self.capture.is_spoiled = False
             if self._savepoints:
-                del self._acts[self._savepoints[-1][1] :]
+                savepoint = self._savepoints[-1]
+                del self._acts[savepoint.act_count :]
+                if savepoint.seen is not None:
+                    self.capture.restore(savepoint.seen)
+                    savepoint.seen = None
             self._catalog.load()
-            self.capture.renew()
+            self._rows.forget()
+            self._plans.clear()
         elif self._savepoints:
             self._savepoints.pop()
             if self.capture.is_spoiled:
@@ -461,7 +485,7 @@ class Writer:
         same rows; here nothing is looked up or folded key by key.
         """
         table = capture.table
-        if self._rows.has_side(table):
+        if self._rows.has_side(table) or table.tab in self._catalog.unbuilt:
             return None
         if not capture.is_mixed:
             return self._part_of_inserts(capture)
@@ -494,10 +518,12 @@ class Writer:
     def _part(self, table: Table, net: Net) -> _PartBytes:
         lives: dict[Key, int] = {}
         has_side = self._rows.has_side(table)
-        if has_side and self._rows.has_hidden(table):
+        has_hidden = has_side and self._rows.has_hidden(table)
+        if has_hidden or table.tab in self._catalog.unbuilt:
+            self._catalog.touch(table.tab, (*net.inserts, *net.updates, *net.deletes))
+        if has_hidden:
             changed = [key for key, (old, new) in net.updates.items() if self._touches_unique(table, old, new)]
             self.uniques.check_local(table, [*net.inserts, *changed])
-            self._catalog.unsettled.add(table.tab)
         for key, row in net.deletes.items():
             lives[key] = self._rows.local_delete(table, key, row)
         if has_side:
@@ -571,6 +597,7 @@ class Writer:
         if acts and any(isinstance(act, SchemaAct) for act in acts):
             draw = draw_of(history.space_id, certificate, log.member_id)
             self._catalog.name_order(order_bytes(OrderKey(stamp, draw, hashed)))
+            self._applier.lost.note_drops(ChangeRef(log.log, seq), acts, history.head_vector(log), {})
         return seq
 
     def _meet(self, own: OwnLog) -> list[ChangeRef]:

@@ -27,7 +27,7 @@ from klal.model.acts import (
     make_join,
 )
 from klal.model.codec import EPOCH_MAX, SALT_SIZE, UNIX_MS_MAX, pack
-from tests.helpers.model_strategies import ANA, BEN, MIRA, SPACE, columns, definitions, names, table_ids
+from tests.helpers.model_strategies import ANA, BEN, MIRA, SPACE, addable_columns, definitions, names, table_ids
 
 SALT = bytes(SALT_SIZE)
 INVITATION = make_invitation(ANA, SPACE, MIRA.member_id, 2)
@@ -46,7 +46,7 @@ acts = st.one_of(
     st.just(Invite(INVITATION)),
     st.just(JOIN),
     st.builds(CreateTable, definitions()),
-    st.builds(AddColumn, table_ids, columns),
+    st.builds(AddColumn, table_ids, addable_columns),
     st.builds(Close, st.integers(0, EPOCH_MAX)),
 )
 
