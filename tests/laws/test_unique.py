@@ -251,3 +251,23 @@ def test_small_fleets_come_to_it_in_every_order(name: str) -> None:
         want = expected_of(fleet["ana"])
         assert {repr(shown_by(replica)) for replica in fleet.replicas.values()} == {repr(want)}
         assert want.hidden["ring"]
+
+
+def test_rows_are_settled_before_a_certificate_is_made_of_them() -> None:
+    """UNQ-2 CRT-3: both hear of the other's row and of the last Close at once, and certify the same rows."""
+    with scratch() as folder, Fleet(folder) as fleet:
+        fleet.found("ana", "CREATE TABLE t(k TEXT PRIMARY KEY, v TEXT UNIQUE)")
+        fleet.join("ben")
+        fleet.gather()
+        fleet.skew("ana", 100_000)  # Ben's claim is the older one, and ana's row is there first at ana's.
+        for name in fleet.names:
+            fleet[name].execute("INSERT INTO t VALUES(?, 'x')", (name,))
+            fleet[name].finish(alone=True)
+        fleet.gather()
+
+        ana, ben = (fleet[name]._store.certificate(0) for name in fleet.names)
+        assert ana is not None
+        assert ana == ben
+        assert fleet["ana"].query("SELECT k FROM t") == [("ben",)]
+        for replica in fleet.replicas.values():
+            replica.verify()

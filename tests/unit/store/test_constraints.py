@@ -165,3 +165,24 @@ def test_two_who_drop_apart_list_only_what_neither_had_seen(fleet):
     for replica in fleet.replicas.values():
         assert replica.query("SELECT * FROM klal_violations") == []
         replica.verify()
+
+
+def test_a_hidden_row_goes_on_being_merged(fleet):
+    """UNQ-3 S26: who has not heard that it is hidden writes to it, and that shows once it is visible again."""
+    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY, v TEXT UNIQUE, note TEXT)")
+    fleet.join("cal")
+    fleet.gather()
+    fleet.skew("ben", 100_000)  # So that ben's claim is the younger one.
+    fleet["ben"].execute("INSERT INTO t(k, v) VALUES('b', 'x')")
+    fleet.meet("ben", "cal")
+    fleet["ana"].execute("INSERT INTO t(k, v) VALUES('a', 'x')")
+    fleet["cal"].execute("UPDATE t SET note = 'later' WHERE k = 'b'")
+    fleet.meet("ana", "ben")
+    fleet.gather()
+    assert fleet["ana"].query("SELECT kind, key FROM klal_violations") == [("unique", "b")]
+    fleet["ana"].execute("DELETE FROM t")
+    fleet.gather()
+
+    for replica in fleet.replicas.values():
+        assert replica.query("SELECT * FROM t") == [("b", "x", "later")]
+        replica.verify()
