@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -37,8 +36,10 @@ ACTS_TABLE = bytes(TABLE_ID_SIZE)  # The part of membership, schema and epoch ac
 
 # version, past_count, part_count, flags, epoch, seq, unix_ms (48 bits) << 16 | counter, backlink, certificate
 _FIXED = struct.Struct(">BBBBIQQ32s32s")
+_PLAIN = bytes((HEADER_VERSION, 0, 1, 0))  # How a header begins that has no past, one part and no flag.
 _SEALED = 1  # The one flag: a seal stands exactly here (SEA-3).
 _PART = struct.Struct(">16s32sQI")
+_WHOLE = struct.Struct(_FIXED.format + _PART.format.removeprefix(">"))  # A header with one part and no past: most are.
 
 
 class Part(NamedTuple):
@@ -57,8 +58,7 @@ class Part(NamedTuple):
     row_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """One committed transaction, without its rows.
 
     Shape:
@@ -101,6 +101,11 @@ class Header:
         Raises:
             MalformedError: HDR-1 to HDR-5, in the order of the layout.
         """
+        if len(data) == _WHOLE.size and data[:4] == _PLAIN:
+            _, _, _, _, epoch, seq, clock, backlink, certificate, *part = _WHOLE.unpack(data)
+            if seq <= SEQ_MAX and epoch <= EPOCH_MAX and 0 < part[2] <= PART_SIZE_MAX:
+                parts = (Part(*part),)
+                return Header(seq, epoch, clock >> 16, clock & 0xFFFF, backlink, certificate, (), parts)
         if not _FIXED.size <= len(data) <= HEADER_SIZE_MAX:
             raise MalformedError(f"header has {len(data)} bytes, want {_FIXED.size} to {HEADER_SIZE_MAX}", rule="HDR-1")
         version, past_count, part_count, flags, epoch, seq, clock, backlink, certificate = _FIXED.unpack_from(data)

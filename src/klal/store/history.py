@@ -11,7 +11,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from klal.errors import DamagedError
 from klal.model.codec import HASH_SIZE, SLICE_SIZE
@@ -62,10 +62,14 @@ class Stored:
     order_stamp: int
     header_bytes: bytes
     payload: bytes | None
-    header: Header = field(init=False)
+    _header: Header | None = None
 
-    def __post_init__(self) -> None:
-        self.header = Header.decode(self.header_bytes)
+    @property
+    def header(self) -> Header:
+        """The header, decoded when it is first asked for."""
+        if self._header is None:
+            self._header = Header.decode(self.header_bytes)
+        return self._header
 
 
 class History:
