@@ -102,9 +102,9 @@ class Header(NamedTuple):
             MalformedError: HDR-1 to HDR-5, in the order of the layout.
         """
         if len(data) == _WHOLE.size and data[:4] == _PLAIN:
-            _, _, _, _, epoch, seq, clock, backlink, certificate, *part = _WHOLE.unpack(data)
-            if seq <= SEQ_MAX and epoch <= EPOCH_MAX and 0 < part[2] <= PART_SIZE_MAX:
-                parts = (Part(*part),)
+            _, _, _, _, epoch, seq, clock, backlink, certificate, table_id, root, size, row_count = _WHOLE.unpack(data)
+            if seq <= SEQ_MAX and epoch <= EPOCH_MAX and 0 < size <= PART_SIZE_MAX:
+                parts = (Part(table_id, root, size, row_count),)
                 return Header(seq, epoch, clock >> 16, clock & 0xFFFF, backlink, certificate, (), parts)
         if not _FIXED.size <= len(data) <= HEADER_SIZE_MAX:
             raise MalformedError(f"header has {len(data)} bytes, want {_FIXED.size} to {HEADER_SIZE_MAX}", rule="HDR-1")

@@ -10,7 +10,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from klal.errors import DamagedError
@@ -19,6 +19,7 @@ from klal.model.frontier import Frontier, Head
 from klal.model.header import Header, Part, header_hash
 from klal.model.payload import slices_of
 from klal.model.seal import Seal
+from klal.rules.admit import Link
 from klal.rules.merge import ChangeRef
 from klal.store.sql import Connection
 
@@ -173,6 +174,27 @@ class History:
         log.head_hash = hashed
         return lsn
 
+    def append_headers(self, log: Log, links: Sequence[Link]) -> None:
+        """Store headers at the end of their log, each findable by its hash; those with parts lack their payload."""
+        first = self.lsn_max + 1
+        if self._span != (log.log, log.length):
+            self._connection.execute("INSERT INTO klal_span VALUES(?,?,?)", (first, log.log, log.length))
+        self.lsn_max += len(links)
+        self._span = (log.log, log.length + len(links))
+        self._connection.executemany(
+            "INSERT INTO klal_change VALUES(?,?,0,?,NULL)",
+            [
+                (lsn, STATE_LACKING if link.header.parts else STATE_HELD, link.data)
+                for lsn, link in enumerate(links, first)
+            ],
+        )
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO klal_hash VALUES(?,?)",
+            sorted((_prefix(link.hash), lsn) for lsn, link in enumerate(links, first)),
+        )
+        log.length += len(links)
+        log.head_hash = links[-1].hash
+
     def lsn_of(self, ref: ChangeRef) -> int:
         """Return where a change lies.
 
@@ -237,6 +259,29 @@ class History:
                 found.append((lsn + first - seq, last - first))
         return found
 
+    def lacking(self, log: Log, start: int, stop: int) -> Iterator[int]:
+        """Yield the seqs of [start, stop) whose header is here and whose payload is not, in order."""
+        for lsn, count in self._spans(log, start, stop):
+            seq = self.ref_of(lsn).seq - lsn
+            rows = self._connection.execute(
+                "SELECT lsn FROM klal_change WHERE lsn BETWEEN ? AND ? AND state = ? ORDER BY lsn",
+                (lsn, lsn + count - 1, STATE_LACKING),
+            )
+            for (at,) in rows:
+                yield seq + at
+
+    def keep_payloads(self, payloads: Sequence[tuple[bytes, int]]) -> None:
+        """Keep small payloads, given as (all parts, lsn), beside their headers: these changes are held."""
+        self._connection.executemany(
+            f"UPDATE klal_change SET state = {STATE_HELD}, payload = ? WHERE lsn = ?", payloads
+        )
+
+    def set_applied(self, stamps: Sequence[tuple[int, int]]) -> None:
+        """Write that changes, given as (order stamp, lsn), are applied."""
+        self._connection.executemany(
+            f"UPDATE klal_change SET state = {STATE_APPLIED}, order_stamp = ? WHERE lsn = ?", stamps
+        )
+
     def set_state(self, lsn: int, state: int, stamp: int) -> None:
         """Write what became of a change."""
         self._connection.execute("UPDATE klal_change SET state=?, order_stamp=? WHERE lsn=?", (state, stamp, lsn))
@@ -247,6 +292,10 @@ class History:
         if ref.seq == log.length - 1:
             return log.head_hash
         return header_hash(self.space_id, self.read(ref).header_bytes)
+
+    def hash_of(self, stored: Stored) -> bytes:
+        """Return the hash of a header that was read."""
+        return header_hash(self.space_id, stored.header_bytes)
 
     # -- finding a change by its hash --------------------------------------------------
 
@@ -326,6 +375,17 @@ class History:
             "SELECT count(*) FROM klal_slice WHERE lsn = ? AND part = ?", (stored.lsn, index)
         ).get
         return count
+
+    def slice_counts(self, log: Log, start: int, stop: int) -> dict[tuple[int, int], int]:
+        """Return how many slices are here of large parts of [start, stop): (lsn, part) -> count."""
+        counts: dict[tuple[int, int], int] = {}
+        for lsn, count in self._spans(log, start, stop):
+            rows = self._connection.execute(
+                "SELECT lsn, part, count(*) FROM klal_slice WHERE lsn BETWEEN ? AND ? GROUP BY lsn, part",
+                (lsn, lsn + count - 1),
+            )
+            counts.update(((at, part), here) for at, part, here in rows)
+        return counts
 
     # -- what a change had seen --------------------------------------------------------
 
