@@ -104,8 +104,8 @@ class Header(NamedTuple):
         if len(data) == _WHOLE.size and data[:4] == _PLAIN:
             _, _, _, _, epoch, seq, clock, backlink, certificate, table_id, root, size, row_count = _WHOLE.unpack(data)
             if seq <= SEQ_MAX and epoch <= EPOCH_MAX and 0 < size <= PART_SIZE_MAX:
-                parts = (Part(table_id, root, size, row_count),)
-                return Header(seq, epoch, clock >> 16, clock & 0xFFFF, backlink, certificate, (), parts)
+                part = Part(table_id, root, size, row_count)
+                return Header(seq, epoch, clock >> 16, clock & 0xFFFF, backlink, certificate, (), (part,))
         if not _FIXED.size <= len(data) <= HEADER_SIZE_MAX:
             raise MalformedError(f"header has {len(data)} bytes, want {_FIXED.size} to {HEADER_SIZE_MAX}", rule="HDR-1")
         version, past_count, part_count, flags, epoch, seq, clock, backlink, certificate = _FIXED.unpack_from(data)

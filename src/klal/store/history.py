@@ -259,16 +259,28 @@ class History:
                 found.append((lsn + first - seq, last - first))
         return found
 
-    def lacking(self, log: Log, start: int, stop: int) -> Iterator[int]:
-        """Yield the seqs of [start, stop) whose header is here and whose payload is not, in order."""
+    def headers(self, log: Log, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the headers [start, stop) of a log as received, in order."""
         for lsn, count in self._spans(log, start, stop):
-            seq = self.ref_of(lsn).seq - lsn
             rows = self._connection.execute(
-                "SELECT lsn FROM klal_change WHERE lsn BETWEEN ? AND ? AND state = ? ORDER BY lsn",
-                (lsn, lsn + count - 1, STATE_LACKING),
+                "SELECT header FROM klal_change WHERE lsn BETWEEN ? AND ? ORDER BY lsn", (lsn, lsn + count - 1)
             )
-            for (at,) in rows:
-                yield seq + at
+            for (header,) in rows:
+                yield header
+
+    def lacking(self, log: Log, start: int, stop: int, count_max: int = -1) -> list[int]:
+        """Return the seqs of [start, stop) whose header is here and whose payload is not; if told, only the first."""
+        found: list[int] = []
+        for lsn, count in self._spans(log, start, stop):
+            seq = self.ref_of(lsn).seq
+            rows = self._connection.execute(
+                "SELECT lsn FROM klal_change WHERE lsn BETWEEN ? AND ? AND state = ? ORDER BY lsn LIMIT ?",
+                (lsn, lsn + count - 1, STATE_LACKING, count_max),
+            ).fetchall()
+            found.extend(seq + at - lsn for (at,) in rows)
+            if 0 < count_max <= len(found):
+                break
+        return found
 
     def keep_payloads(self, payloads: Sequence[tuple[bytes, int]]) -> None:
         """Keep small payloads, given as (all parts, lsn), beside their headers: these changes are held."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from klal.model.receipt import Receipt
 from klal.rules.coverage import Held
 from klal.rules.merge import ChangeRef
-from klal.store.history import STATE_LACKING, History, Log
+from klal.store.history import History, Log
 from klal.store.sql import Connection
 
 

@@ -82,7 +82,7 @@ class Rows:
             return set()
         by_bytes = {encode_key(key): key for key in keys}
         encoded = list(by_bytes)
-        found = set()
+        found: set[Key] = set()
         for start in range(0, len(encoded), _KEYS_PER_QUERY):
             some = encoded[start : start + _KEYS_PER_QUERY]
             marks = ", ".join("?" * len(some))

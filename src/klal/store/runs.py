@@ -139,7 +139,7 @@ class Runs:
             count_max: As many at most.
         """
         lines = self._lines(log, epoch_max, min(count_max, RUN_COUNT_MAX))
-        if len(lines) < 2:  # noqa: PLR2004 - one change is no run
+        if len(lines) < 2:
             return 0
         self._connection.execute("SAVEPOINT klal_run")
         try:
@@ -245,8 +245,8 @@ class Runs:
         self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, values: Sequence[Sequence[Value]]
     ) -> None:
         # Sorted by key: neighbours share pages, of which a run touches many.
-        order = sorted(range(len(values)), key=_by_key(segment.keys).__getitem__)
         keys = segment.keys
+        order = _by_key(keys)
         if segment.kind is Kind.INSERT:
             insert_rows(self._connection, table, columns, [(*keys[row], *values[row]) for row in order])
         else:
@@ -254,10 +254,12 @@ class Runs:
             self._connection.executemany(table.update(columns), rows)
 
 
-def _by_key(keys: Sequence[Key]) -> Sequence[object]:
-    """Return what sorts as SQLite sorts these keys."""
-    is_text = all(type(value) is str for key in keys for value in key)
-    return keys if is_text else [tuple(map(sort_key, key)) for key in keys]
+def _by_key(keys: Sequence[Key]) -> list[int]:
+    """Return the rows in the order in which SQLite sorts their keys."""
+    if all(type(value) is str for key in keys for value in key):
+        return sorted(range(len(keys)), key=lambda row: keys[row])
+    places = [tuple(map(sort_key, key)) for key in keys]
+    return sorted(range(len(keys)), key=lambda row: places[row])
 
 
 def _parts(stored: Stored) -> Iterator[tuple[bytes, bytes]]:

@@ -79,7 +79,9 @@ class Window:
                     for column, values in zip(segment.columns, segment.values, strict=True)
                     if column in table.by_id
                 }
-                found.append(Write(change, order_key(self._history, log, stored), segment.kind, segment.life(row), cells))
+                found.append(
+                    Write(change, order_key(self._history, log, stored), segment.kind, segment.life(row), cells)
+                )
         return found
 
     def _load(self, unseen: Mapping[int, tuple[int, int]]) -> None:
