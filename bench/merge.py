@@ -21,9 +21,9 @@ import statistics
 import time
 
 import apsw
-from bench import BARS, COLUMNS, INSERT, RESULTS, Place, rows_of, timed
 
 import klal
+from bench import BARS, INSERT, RESULTS, Place, rows_of, timed
 
 UPDATE = "UPDATE bird SET mass = ? WHERE id = ?"
 MERGE_BARS = {"merge_20k_small": 1.5, "apply_20k_small_no_concurrency": 1.5}
@@ -95,7 +95,7 @@ class Fleet:
 
 def one_repetition(row_count: int, count: int, seed: int) -> dict[str, float]:
     """Return the ratios, and microseconds per change, of one repetition."""
-    dice = random.Random(seed)  # noqa: S311 - which rows are drawn is no secret
+    dice = random.Random(seed)
     fleet = Fleet(row_count)
     figures: dict[str, float] = {}
     try:

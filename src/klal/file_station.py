@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from klal.errors import ForkError, RefusedError
 from klal.model.codec import tree_leaf
+from klal.model.header import lone_table
 from klal.model.receipt import Receipt
 from klal.rules.admit import slice_count_of
 from klal.store.history import STATE_LACKING
@@ -97,14 +98,14 @@ class FileStation:
         """Yield the payloads of [start, stop) that are here, in order."""
         history = self._store.history
         log = history.by_id[log_id]
-        for stored in history.lines(log, start, stop):
+        for seq, stored in enumerate(history.lines(log, start, stop), start):
             if stored.state == STATE_LACKING:
                 continue
-            seq, parts = stored.header.seq, stored.header.parts
-            if stored.payload is not None and len(parts) == 1:
-                yield PartSlice(log_id, seq, parts[0].table_id, 0, stored.payload)
+            table_id = lone_table(stored.header_bytes)
+            if stored.payload is not None and table_id is not None:
+                yield PartSlice(log_id, seq, table_id, 0, stored.payload)
                 continue
-            for index, part in enumerate(parts):
+            for index, part in enumerate(stored.header.parts):
                 slices = list(history.slices(stored, index))
                 if slice_count_of(part) > 1:
                     leaves = tuple(tree_leaf(data) for _, data in slices)

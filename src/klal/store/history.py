@@ -25,6 +25,8 @@ from klal.store.sql import Connection
 
 INLINE_SIZE_MAX = 64 * 1024  # A payload up to this size lies beside its header; larger ones in slices.
 
+_FRESH_COUNT_MAX = 1 << 15  # About 20 MB.
+
 STATE_LACKING = 0
 STATE_HELD = 1
 STATE_APPLIED = 2
@@ -82,6 +84,7 @@ class History:
         self.logs: dict[int, Log] = {}
         self.by_id: dict[bytes, Log] = {}
         self.lsn_max = 0
+        self._fresh: dict[int, Header] = {}  # lsn -> header, of those that came a moment ago
         self._span: tuple[int, int] | None = None  # (log, next seq) that an append would continue
 
     # -- loading ---------------------------------------------------------------------
@@ -90,6 +93,7 @@ class History:
         """Read the logs' counters; those of the log written here are corrected from its lines."""
         self.logs = {}
         self.by_id = {}
+        self.forget()
         for row in self._connection.execute(
             "SELECT log, log_id, member_id, incarnation, length, head_hash, payload_length, applied_length, order_stamp"
             " FROM klal_log"
@@ -100,6 +104,10 @@ class History:
         self._span = None if span is None else (span[1], span[2] + self.lsn_max - span[0] + 1)
         if own_log is not None:
             self._recover_own(self.logs[own_log])
+
+    def forget(self) -> None:
+        """Drop the headers kept in memory from their arrival until they are applied."""
+        self._fresh.clear()
 
     def _know(self, log: Log) -> Log:
         self.logs[log.log] = log
@@ -180,6 +188,9 @@ class History:
         if self._span != (log.log, log.length):
             self._connection.execute("INSERT INTO klal_span VALUES(?,?,?)", (first, log.log, log.length))
         self.lsn_max += len(links)
+        if len(self._fresh) > _FRESH_COUNT_MAX:
+            self._fresh.clear()
+        self._fresh.update((lsn, link.header) for lsn, link in enumerate(links, first))
         self._span = (log.log, log.length + len(links))
         self._connection.executemany(
             "INSERT INTO klal_change VALUES(?,?,0,?,NULL)",
@@ -239,8 +250,9 @@ class History:
                 " WHERE lsn BETWEEN ? AND ? ORDER BY lsn",
                 (lsn, lsn + count - 1),
             )
-            for row in rows:
-                yield Stored(*row)
+            known = self._fresh.get
+            for at, state, stamp, header, payload in rows:
+                yield Stored(at, state, stamp, header, payload, known(at))
 
     def _spans(self, log: Log, start: int, stop: int) -> list[tuple[int, int]]:
         """Return where the changes [start, stop) of a log lie: (first lsn, how many)."""
@@ -352,7 +364,10 @@ class History:
     def part(self, stored: Stored, table_id: bytes) -> bytes | None:
         """Return the bytes of one part, or None if the change has no such part or it is not here."""
         start = 0
-        for index, part in enumerate(stored.header.parts):
+        parts = stored.header.parts
+        if len(parts) == 1 and parts[0].table_id == table_id and stored.payload is not None:
+            return stored.payload
+        for index, part in enumerate(parts):
             if part.table_id == table_id:
                 if stored.payload is not None:
                     return stored.payload[start : start + part.size]

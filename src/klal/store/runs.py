@@ -6,7 +6,7 @@ whose keys no other change of the run writes, are written together; each of the 
 through `Applier.merge_part` in its turn.
 
 Law: a run leaves the file that `Applier.apply` of each change leaves. Where anything does
-not fit, the run is undone and exactly that is done.
+not fit, `DoesNotFitError` asks for exactly that.
 
 Source:
     Protocol spec section 10. Decision D26.
@@ -14,9 +14,9 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import compress
+from itertools import accumulate, compress
 
 import apsw
 
@@ -33,7 +33,7 @@ from klal.store.history import STATE_APPLIED, History, Log, Stored
 from klal.store.rows import Rows
 from klal.store.sql import Connection
 
-RUN_COUNT_MAX = 1 << 14  # About 16 MB in memory, and as many dirty pages as the page cache holds.
+RUN_COUNT_MAX = 1 << 15  # About 16 MB in memory, and as many dirty pages as the page cache holds.
 _SMALL_SIZE_MAX = 4096  # A larger payload has rows enough to gain nothing from its neighbours.
 
 
@@ -65,10 +65,10 @@ class _Plan:
         for number, stored in enumerate(lines):
             for table_id, data in _parts(stored):
                 row = decode_row(data)
-                if row is not None:
-                    self._add(number, table_id, *row)
-                else:
+                if row is None:
                     self._add_segments(number, table_id, data)
+                else:
+                    self._add(number, table_id, *row)
 
     def _add(self, number: int, table_id: bytes, kind: int, columns: bytes, key: Key, values: Sequence[Value]) -> None:
         name = (table_id, kind, columns, len(key))
@@ -114,8 +114,12 @@ class _Plan:
         return _Shape(kind, ids, table if is_blind else None)
 
 
-class _DoesNotFitError(Exception):
-    """A run holds what only a faulty writer makes; never leaves this module."""
+class DoesNotFitError(Exception):
+    """A run holds what only a faulty writer makes: its changes are to be applied one by one.
+
+    The whole transaction is undone for it, and not a savepoint: with one open, SQLite keeps
+    the former content of every page that a run touches, which costs more than the run.
+    """
 
 
 class Runs:
@@ -137,27 +141,18 @@ class Runs:
             log: A log with held, unapplied changes.
             epoch_max: Changes of a later epoch stay parked (EPO-2).
             count_max: As many at most.
+
+        Raises:
+            DoesNotFitError: Some of the run may be written by then: undo the transaction.
         """
         lines = self._lines(log, epoch_max, min(count_max, RUN_COUNT_MAX))
         if len(lines) < 2:
             return 0
-        self._connection.execute("SAVEPOINT klal_run")
         try:
             self._perform(log, lines)
-        except (_DoesNotFitError, RefusedError, apsw.ConstraintError, apsw.TooBigError):
-            self._connection.execute("ROLLBACK TO klal_run")
-            self._connection.execute("RELEASE klal_run")
-            self._catalog.load()
-            self._rows.forget()
-            return self._apply_singly(log, epoch_max, len(lines))
-        self._connection.execute("RELEASE klal_run")
+        except (RefusedError, apsw.ConstraintError, apsw.TooBigError) as error:
+            raise DoesNotFitError from error
         return len(lines)
-
-    def _apply_singly(self, log: Log, epoch_max: int, count: int) -> int:
-        for done in range(count):
-            if self._applier.apply(log, epoch_max) is None:
-                return done
-        return count
 
     def _lines(self, log: Log, epoch_max: int, count_max: int) -> list[Stored]:
         """Return the next changes whose headers nothing new can be wrong with (EPO-1, EPO-4)."""
@@ -239,7 +234,7 @@ class Runs:
         before = self._connection.total_changes()
         self._write(table, columns, segment, values)
         if self._connection.total_changes() - before != len(keys):
-            raise _DoesNotFitError
+            raise DoesNotFitError
 
     def _write(
         self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, values: Sequence[Sequence[Value]]
@@ -262,11 +257,11 @@ def _by_key(keys: Sequence[Key]) -> list[int]:
     return sorted(range(len(keys)), key=lambda row: places[row])
 
 
-def _parts(stored: Stored) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (table id, bytes) of each part of a change whose payload lies beside its header."""
-    payload = stored.payload
+def _parts(stored: Stored) -> Sequence[tuple[bytes, bytes]]:
+    """Return (table id, bytes) of each part of a change whose payload lies beside its header."""
+    payload, parts = stored.payload, stored.header.parts
     assert payload is not None, "large payloads are not applied in runs"
-    start = 0
-    for part in stored.header.parts:
-        yield part.table_id, payload[start : start + part.size]
-        start += part.size
+    if len(parts) == 1:
+        return ((parts[0].table_id, payload),)
+    ends = list(accumulate(part.size for part in parts))
+    return [(part.table_id, payload[end - part.size : end]) for part, end in zip(parts, ends, strict=True)]

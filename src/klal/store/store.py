@@ -50,7 +50,7 @@ from klal.store.home import Fence, Home, Identity
 from klal.store.intake import Intake
 from klal.store.knowledge import Knowledge
 from klal.store.rows import Rows
-from klal.store.runs import RUN_COUNT_MAX, Runs
+from klal.store.runs import RUN_COUNT_MAX, DoesNotFitError, Runs
 from klal.store.sql import Connection
 from klal.store.writer import Outcome, OwnLog, Writer, paused
 
@@ -492,16 +492,24 @@ class Store:
     def apply_ready(self) -> int:
         """Apply every held change whose past and epoch allow it; return how many."""
         total = 0
+        # A run that does not fit is undone with its transaction, which must be this one's own.
+        in_runs = not self.in_transaction
+        is_done = False
         with paused(self.writer.capture), unchecked(self.connection):
-            is_done = False
             while not is_done:
-                with self.writing():
-                    count, is_done = self._apply_batch()
-                total += count
+                try:
+                    with self.writing():
+                        count, is_done = self._apply_batch(in_runs=in_runs)
+                except DoesNotFitError:
+                    in_runs = False
+                else:
+                    total += count
         self.applier.window.clear()
+        if total:
+            self.history.forget()
         return total
 
-    def _apply_batch(self) -> tuple[int, bool]:
+    def _apply_batch(self, *, in_runs: bool) -> tuple[int, bool]:
         """Apply as much as one transaction should; return (changes, whether nothing more can be applied)."""
         count = 0
         left = _APPLY_BATCH_WEIGHT
@@ -510,7 +518,7 @@ class Store:
             progress = False
             for log in list(self.history.logs.values()):
                 while log.applied_length < log.payload_length and left > 0:
-                    together = self.runs.apply(log, self.writer.epoch, left)
+                    together = self.runs.apply(log, self.writer.epoch, left) if in_runs else 0
                     if not together:
                         acts = self.applier.apply(log, self.writer.epoch)
                         if acts is None:

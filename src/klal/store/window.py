@@ -10,11 +10,10 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from klal.errors import MalformedError
-from klal.model.header import ACTS_TABLE
-from klal.model.payload import Segment, decode_keys, decode_segments
+from klal.model.header import ACTS_TABLE, lone_table
+from klal.model.payload import Segment, decode_keys, decode_row, decode_segments
 from klal.model.schema import Key
 from klal.rules.merge import ChangeRef, Write
 from klal.rules.order import OrderKey, draw_of
@@ -24,13 +23,8 @@ from klal.store.history import STATE_APPLIED, History, Log, Stored
 _TOUCH_COUNT_MAX = 4_000_000  # About 600 MB; beyond this the index is rebuilt for what is needed now.
 
 
-class _Touch(NamedTuple):
-    """One row of a change; what it wrote there is read when it is asked for."""
-
-    log: Log
-    stored: Stored
-    segment: int
-    row: int
+_Touch = tuple[Log, Stored, int, int]
+"""Which segment of which change wrote a key, and in which row; what it wrote is read when it is asked for."""
 
 
 class Window:
@@ -101,14 +95,21 @@ class Window:
                 self._load_change(log, stored)
 
     def _load_change(self, log: Log, stored: Stored) -> None:
+        table_id = lone_table(stored.header_bytes)
+        row = None if table_id is None or stored.payload is None else decode_row(stored.payload)
+        if row is not None and table_id is not None and table_id != ACTS_TABLE:
+            # One row, as most changes are.
+            self._count += 1
+            self._touches.setdefault(table_id, {}).setdefault(row[2], []).append((log, stored, 0, 0))
+            return
         for part in stored.header.parts:
             if part.table_id == ACTS_TABLE:
                 continue
             touches = self._touches.setdefault(part.table_id, {})
             for index, keys in enumerate(decode_keys(self._part(stored, part.table_id))):
                 self._count += len(keys)
-                for row, key in enumerate(keys):
-                    touches.setdefault(key, []).append(_Touch(log, stored, index, row))
+                for number, key in enumerate(keys):
+                    touches.setdefault(key, []).append((log, stored, index, number))
 
     def _segment(self, stored: Stored, table_id: bytes, index: int) -> Segment:
         place = (stored.lsn, table_id, index)
