@@ -49,6 +49,7 @@ check: lint
 
 bench: $(READY)
 	@$(BIN)/python bench/bench.py
+	@$(BIN)/python bench/merge.py
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -q -n 2 --soak --timeout=3600

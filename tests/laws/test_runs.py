@@ -22,7 +22,7 @@ from klal.store.writer import paused
 from klal.sync.station import PartSlice, Run
 from tests.helpers.fleet import START_MS, Fleet, scratch
 
-BIRD = "CREATE TABLE bird(id TEXT PRIMARY KEY, mass INTEGER NOT NULL DEFAULT 0 CHECK (mass < 100), note TEXT)"
+BIRD = "CREATE TABLE bird(id TEXT PRIMARY KEY, mass INTEGER NOT NULL DEFAULT 0 CHECK (mass < 100), note TEXT, w REAL)"
 RING = "CREATE TABLE ring(id TEXT PRIMARY KEY, code TEXT UNIQUE, note TEXT)"
 SALT = b"s" * SALT_SIZE
 KEYS = tuple(f"k{number}" for number in range(8))
@@ -65,17 +65,18 @@ faulty = st.sampled_from(
 clocks = st.sampled_from([0, 0, 1, -5, 50])  # How far its writer's clock went.
 changes = st.lists(st.tuples(honest, clocks), min_size=3, max_size=16)
 faults = st.one_of(st.just([]), st.just([]), st.lists(st.tuples(faulty, st.integers(0, 16)), min_size=1, max_size=1))
+seen_keys = st.sampled_from(SEEN)
 local = st.one_of(
-    st.tuples(st.just("UPDATE bird SET mass = ?2 WHERE id = ?1"), st.sampled_from(SEEN), st.integers(10, 12)),
-    st.tuples(st.just("UPDATE bird SET note = ?2 WHERE id = ?1"), st.sampled_from(SEEN), st.integers(10, 12)),
-    st.tuples(
-        st.just("INSERT OR IGNORE INTO bird(id, mass) VALUES(?1, ?2)"), st.sampled_from(SEEN), st.integers(10, 12)
-    ),
-    st.tuples(st.just("DELETE FROM bird WHERE id = ?1 AND ?2"), st.sampled_from(SEEN), st.just(1)),
-    st.tuples(
-        st.just("UPDATE OR IGNORE ring SET code = ?2 WHERE id = ?1"), st.sampled_from(SEEN), st.sampled_from(["a", "b"])
-    ),
+    st.tuples(st.just("UPDATE bird SET mass = ?2 WHERE id = ?1"), seen_keys, st.integers(10, 12)),
+    st.tuples(st.just("UPDATE bird SET note = ?2 WHERE id = ?1"), seen_keys, st.integers(10, 12)),
+    st.tuples(st.just("INSERT OR IGNORE INTO bird(id, mass) VALUES(?1, ?2)"), seen_keys, st.integers(10, 12)),
+    st.tuples(st.just("DELETE FROM bird WHERE id = ?1 AND ?2"), seen_keys, st.just(1)),
+    st.tuples(st.just("reinsert"), seen_keys, st.integers(10, 12)),
+    st.tuples(st.just("UPDATE OR IGNORE ring SET code = ?2 WHERE id = ?1"), seen_keys, st.sampled_from(["a", "b"])),
 )
+locals_ = st.lists(local, max_size=6)
+UPDATED = ("UPDATE bird SET mass = ?2 WHERE id = ?1", "k1", 10)
+DELETED = ("DELETE FROM bird WHERE id = ?1 AND ?2", "k1", 1)
 
 
 @dataclass
@@ -108,6 +109,16 @@ class Writer:
 
     def write_drawn(self, what: tuple[Any, ...], by_ms: int) -> None:
         self.clock += by_ms
+        self.write_what(what)
+
+    def meet(self) -> None:
+        """Write a change that has seen all that the replica wrote."""
+        store = self.replica._store
+        store.seal()
+        rows = self._rows("bird", Kind.UPDATE, ["note"], [("k0", None, "has met")], 1)
+        self.write({store.catalog.by_name["bird"].table_id: rows}, (store.writer.own.log.head_hash,))
+
+    def write_what(self, what: tuple[Any, ...]) -> None:
         catalog = self.replica._store.catalog
         bird = catalog.by_name["bird"]
         match what:
@@ -120,7 +131,8 @@ class Writer:
             case ("REAL in TEXT",):
                 self.write({bird.table_id: self._rows("bird", Kind.UPDATE, ["note"], [("k1", None, 1.5)], 1)})
             case ("NaN",):
-                part = self._rows("bird", Kind.UPDATE, ["note"], [("k1", None, 1.5)], 1)
+                weight = next(info.column_id for info in bird.values if info.name == "w")
+                part = SALT + encode_segment(Segment(Kind.UPDATE, (weight,), [("k1",)], [[1.5]]))
                 assert part.count(struct.pack(">d", 1.5)) == 1, "the one value is replaced by what no klal encodes"
                 self.write({bird.table_id: part.replace(struct.pack(">d", 1.5), struct.pack(">d", float("nan")))})
             case (table, *rest):
@@ -155,7 +167,7 @@ def whole_file(replica: Replica) -> dict[str, list[Any]]:
 
 def started(fleet: Fleet) -> Writer:
     ana = fleet.found("ana", BIRD, RING)
-    ana.executemany("INSERT INTO bird VALUES(?, 0, 'seen by all')", [(key,) for key in SEEN])
+    ana.executemany("INSERT INTO bird VALUES(?, 0, 'seen by all', 0.5)", [(key,) for key in SEEN])
     ana.executemany("INSERT INTO ring(id) VALUES(?)", [(key,) for key in SEEN])
     ana._store.seal()
     writer = Writer(ana, fleet.ticket)
@@ -165,28 +177,52 @@ def started(fleet: Fleet) -> Writer:
     return writer
 
 
+def write_all(replica: Replica, local_writes: list[tuple[Any, ...]]) -> None:
+    for write in local_writes:
+        write_row(replica, write)
+
+
+def write_row(replica: Replica, write: tuple[Any, ...]) -> None:
+    match write:
+        case ("reinsert", key, mass):
+            replica.execute("DELETE FROM bird WHERE id = ?", (key,))
+            replica.execute("INSERT INTO bird(id, mass) VALUES(?, ?)", (key, mass))
+        case (sql, key, value):
+            replica.execute(sql, (key, value))
+
+
 def update(key: str, mass: int) -> tuple[tuple[Any, ...], int]:
     return (("bird", Kind.UPDATE, ["mass"], [(key, mass, None)], 1), 1)
 
 
-@given(changes, faults, st.lists(local, min_size=2, max_size=6))
-@example([update("k0", 1), update("k1", 2), update("k0", 3), update("k2", 1)], [], [])
-@example([update("k0", 1), update("k7", 2), update("k1", 3)], [], [])
-@example([update("k0", 1), update("k1", 2), update("k2", 3)], [], [("DELETE FROM bird WHERE id = ?1 AND ?2", "k1", 1)])
-@example(
-    [update("k0", 1), update("k1", 2), update("k2", 3)], [], [("UPDATE bird SET mass = ?2 WHERE id = ?1", "k1", 10)]
-)
+@given(changes, faults, locals_, st.lists(st.tuples(honest, clocks), max_size=4), locals_)
+@example([update("k0", 1), update("k1", 2), update("k0", 3), update("k2", 1)], [], [], [], [])
+@example([update("k0", 1), update("k7", 2), update("k1", 3)], [], [], [], [])
+@example([update("k0", 1), update("k1", 2), update("k2", 3)], [], [DELETED], [], [])
+@example([update("k0", 1), update("k1", 2), update("k2", 3)], [], [UPDATED], [], [])
+@example([update("k0", 1), update("k1", 2), update("k2", 3)], [], [], [update("k0", 1), update("k1", 4)], [UPDATED])
 @settings(max_examples=100)
 def test_a_run_leaves_the_file_that_its_changes_leave_one_by_one(
-    drawn: list[tuple[Any, ...]], faults: list[tuple[Any, ...]], concurrent: list[tuple[Any, ...]]
+    drawn: list[tuple[Any, ...]],
+    faults: list[tuple[Any, ...]],
+    concurrent: list[tuple[Any, ...]],
+    earlier: list[tuple[Any, ...]],
+    seen: list[tuple[Any, ...]],
 ) -> None:
     """S33 S34 S35 MRG-1 APP-4: rows, side tables, conflicts, states, stamps and pasts."""
     with scratch() as folder, Fleet(folder) as fleet:
         writer = started(fleet)
         ana, store = fleet["ana"], fleet["ana"]._store
-        for sql, key, value in concurrent:
-            ana.execute(sql, (key, value))
+        # What was written apart and is seen by now: it leaves conflicts, lives and dead rows, and no window.
+        write_all(ana, seen)
+        for what, by_ms in earlier:
+            writer.write_drawn(what, by_ms)
+        if earlier:
+            writer.deliver(1)
+            store.apply_ready()
         length = len(writer.headers)
+        writer.meet()
+        write_all(ana, concurrent)
         drawn = list(drawn)
         for fault, place in faults:
             drawn.insert(place, (fault, 1))
@@ -196,10 +232,10 @@ def test_a_run_leaves_the_file_that_its_changes_leave_one_by_one(
 
         # Inside another's transaction a run could not be undone, so there each change is applied by itself.
         store.begin()
-        assert store.apply_ready() == len(drawn)
+        assert store.apply_ready() == 1 + len(drawn)
         want = whole_file(ana)
         store.rollback()
-        assert store.apply_ready() == len(drawn)
+        assert store.apply_ready() == 1 + len(drawn)
 
         assert whole_file(ana) == want
 
