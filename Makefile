@@ -51,6 +51,7 @@ check: lint
 bench: $(READY)
 	@$(BIN)/python bench/bench.py
 	@$(BIN)/python bench/moments.py
+	@$(BIN)/python bench/merge.py
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -q -n 2 --soak --timeout=3600

@@ -9,10 +9,11 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from klal.errors import ForkError, RefusedError
 from klal.model.codec import tree_leaf
+from klal.model.header import lone_table
 from klal.model.receipt import Receipt
 from klal.rules.admit import slice_count_of
 from klal.store.history import STATE_LACKING
@@ -29,7 +30,8 @@ from klal.sync.station import (
     roots_of,
 )
 
-_BATCH_COUNT = 1000  # Arrivals stored in one transaction.
+# Headers and slices stored in one transaction, but no more than the drive settles at once (32 MiB).
+_BATCH_COUNT = 1 << 14
 
 
 class FileStation:
@@ -80,7 +82,7 @@ class FileStation:
         history = self._store.history
         log = history.by_id[log_id]
         for seal in history.seals(log, start, stop):
-            headers = tuple(stored.header_bytes for stored in history.lines(log, start, seal.length))
+            headers = tuple(history.headers(log, start, seal.length))
             yield Run(log_id, log.member_id, log.incarnation, start, headers, seal)
             start = seal.length
 
@@ -96,10 +98,13 @@ class FileStation:
         """Yield the payloads of [start, stop) that are here, in order."""
         history = self._store.history
         log = history.by_id[log_id]
-        for stored in history.lines(log, start, stop):
+        for seq, stored in enumerate(history.lines(log, start, stop), start):
             if stored.state == STATE_LACKING:
                 continue
-            seq = stored.header.seq
+            table_id = lone_table(stored.header_bytes)
+            if stored.payload is not None and table_id is not None:
+                yield PartSlice(log_id, seq, table_id, 0, stored.payload)
+                continue
             for index, part in enumerate(stored.header.parts):
                 slices = list(history.slices(stored, index))
                 if slice_count_of(part) > 1:
@@ -119,7 +124,8 @@ class FileStation:
             RefusedError: It breaks a rule; nothing of it is stored.
         """
         store = self._store
-        if isinstance(arrival, Run) or store.intake.is_stranger(arrival):
+        is_new = isinstance(arrival, Run) and arrival.log_id not in store.history.by_id
+        if is_new or store.intake.is_stranger(arrival):
             # What can be refused after some of it was written stands in a batch of its own.
             self._flush()
         if not store.in_transaction:
@@ -137,7 +143,25 @@ class FileStation:
             store.rollback()
             self._pending = 0
             raise
-        self._pending += 1
+        self._note(len(arrival.headers) if isinstance(arrival, Run) else 1)
+
+    def take_whole(self, log_id: bytes, slices: Sequence[PartSlice]) -> set[int]:
+        """Store those small payloads that these slices hold whole and right; return their seqs."""
+        store = self._store
+        if not store.in_transaction:
+            store.begin(durable=True)
+        try:
+            with store.translated():
+                taken = store.intake.take_whole(log_id, slices)
+        except BaseException:
+            store.rollback()
+            self._pending = 0
+            raise
+        self._note(len(taken))
+        return taken
+
+    def _note(self, count: int) -> None:
+        self._pending += count
         if self._pending >= _BATCH_COUNT:
             self._flush()
 

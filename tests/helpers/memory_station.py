@@ -6,7 +6,7 @@ do with a file and a folder. It judges with the same pure rules they do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -169,6 +169,9 @@ class MemoryStation:
                     if known is None or known.statement.number < receipt.statement.number:
                         self.newest[log_id] = receipt
         self.taken.append(arrival)
+
+    def take_whole(self, log_id: bytes, slices: Sequence[PartSlice]) -> set[int]:
+        return set()
 
     def settle(self) -> None:
         self.settle_count += 1

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from klal.errors import MalformedError
 from klal.model.codec import (
@@ -31,12 +33,16 @@ from klal.model.codec import (
     UNIX_MS_MAX,
 )
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as HASH
+
 HEADER_VERSION = 1
 NO_CERTIFICATE = bytes(HASH_SIZE)
 ACTS_TABLE = bytes(TABLE_ID_SIZE)  # The part of membership, schema and epoch acts: every scope holds it.
 
 # version, past_count, part_count, flags, epoch, seq, unix_ms (48 bits) << 16 | counter, backlink, certificate
 _FIXED = struct.Struct(">BBBBIQQ32s32s")
+_PLAIN = bytes((HEADER_VERSION, 0, 1, 0))  # How a header begins that has no past, one part and no flag.
 _SEALED = 1  # The one flag: a seal stands exactly here (SEA-3).
 _PART = struct.Struct(">16s32sQI")
 _WHOLE = struct.Struct(_FIXED.format + _PART.format.removeprefix(">"))  # A header with one part and no past: most are.
@@ -58,8 +64,7 @@ class Part(NamedTuple):
     row_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True, gc=False):
     """One committed transaction, without its rows.
 
     Shape:
@@ -102,6 +107,11 @@ class Header:
         Raises:
             MalformedError: HDR-1 to HDR-5, in the order of the layout.
         """
+        if len(data) == _WHOLE.size and data.startswith(_PLAIN):
+            _, _, _, _, epoch, seq, clock, backlink, certificate, table_id, root, size, row_count = _WHOLE.unpack(data)
+            if seq <= SEQ_MAX and epoch <= EPOCH_MAX and 0 < size <= PART_SIZE_MAX:
+                part = tuple.__new__(Part, (table_id, root, size, row_count))
+                return Header(seq, epoch, clock >> 16, clock & 0xFFFF, backlink, certificate, (), (part,))
         if not _FIXED.size <= len(data) <= HEADER_SIZE_MAX:
             raise MalformedError(f"header has {len(data)} bytes, want {_FIXED.size} to {HEADER_SIZE_MAX}", rule="HDR-1")
         version, past_count, part_count, flags, epoch, seq, clock, backlink, certificate = _FIXED.unpack_from(data)
@@ -168,7 +178,24 @@ def encode_header(
 
 def header_hash(space_id: bytes, data: bytes) -> bytes:
     """Return the hash of a header's bytes as received (HDR-6), bound to its space."""
-    return sha256(b"klal/header/1\0" + space_id + data).digest()
+    digest = _begun(space_id).copy()
+    digest.update(data)
+    return digest.digest()
+
+
+def lone_table(data: bytes) -> bytes | None:
+    """Return the table id of a stored header with one part and no past, without decoding it; None for any other.
+
+    Law: equal to the table id of `Header.decode(data).parts[0]`.
+    """
+    if len(data) != _WHOLE.size or not data.startswith(_PLAIN):
+        return None
+    return data[_FIXED.size : _FIXED.size + TABLE_ID_SIZE]
+
+
+@lru_cache(16)
+def _begun(space_id: bytes) -> HASH:
+    return sha256(b"klal/header/1\0" + space_id)
 
 
 assert UNIX_MS_MAX < 1 << 48, "unix_ms and counter share eight bytes"

@@ -41,6 +41,7 @@ from klal.model.schema import Key, Value
 
 # kind, flags, column_count, row_count, then plain and stored size of keys and of values
 _SEGMENT = struct.Struct(">BBHIIIII")
+_ROW_START = SALT_SIZE + _SEGMENT.size  # Where the column ids of a part's first segment stand.
 _LIVES = 1
 _KEYS_COMPRESSED = 2
 _VALUES_COMPRESSED = 4
@@ -337,6 +338,50 @@ def _keys_in(sections: list[list[list[Any]]], *, has_lives: bool) -> Iterator[An
     return chain.from_iterable(zip(*section[:width], strict=True) for section in sections)
 
 
+def decode_row(part: bytes) -> tuple[int, bytes, Key, Sequence[Value]] | None:
+    """Return the one row that a part writes in its first life: (kind, column ids joined, key, values).
+
+    None where it is anything else, or cannot be read: `decode_segments` says what. The
+    values are not looked at: of many rows they are checked together (`check_values`).
+    """
+    if len(part) <= _ROW_START:
+        return None
+    kind, flags, column_count, row_count, keys_plain, keys_size, values_plain, values_size = _SEGMENT.unpack_from(
+        part, SALT_SIZE
+    )
+    keys_start = _ROW_START + column_count * COLUMN_ID_SIZE
+    values_start = keys_start + keys_size
+    is_plain = not flags and row_count == 1 and (keys_plain, values_plain) == (keys_size, values_size)
+    if not is_plain or values_start + values_size != len(part):
+        return None
+    try:
+        (key,) = zip(*_decode_columns(part[keys_start:values_start]), strict=True)
+        values = [value for (value,) in _decode_columns(part[values_start:])]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
+        return None
+    return (kind, part[_ROW_START:keys_start], key, values) if len(values) == column_count else None
+
+
+def decode_keys(part: bytes) -> Iterator[list[Key]]:
+    """Yield the keys of each segment of a part that was decoded whole before; values are not unpacked.
+
+    Raises:
+        MalformedError: PAY-5, a section that can no longer be read.
+    """
+    position = SALT_SIZE
+    while position + _SEGMENT.size <= len(part):
+        _, flags, column_count, row_count, plain_size, keys_size, _, values_size = _SEGMENT.unpack_from(part, position)
+        start = position + _SEGMENT.size + column_count * COLUMN_ID_SIZE
+        position = start + keys_size
+        columns = _decode_section(
+            part[start:position], plain_size, row_count, compressed=bool(flags & _KEYS_COMPRESSED)
+        )
+        if flags & _LIVES:
+            columns.pop()
+        yield list(zip(*columns, strict=True))
+        position += values_size
+
+
 def _decode_section(stored: bytes, plain_size: int, row_count: int, *, compressed: bool) -> list[list[Value]]:
     if not compressed and len(stored) != plain_size:
         raise MalformedError(f"section has {len(stored)} bytes, want {plain_size}", rule="PAY-2")
@@ -345,6 +390,16 @@ def _decode_section(stored: bytes, plain_size: int, row_count: int, *, compresse
         columns = _decode_columns(plain)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
         raise MalformedError(f"section cannot be decoded: {error}", rule="PAY-5") from error
+    check_values(columns, row_count)
+    return columns
+
+
+def check_values(columns: Sequence[Sequence[Any]], row_count: int) -> None:
+    """Return if decoded columns hold nothing but `row_count` values each that SQLite can hold.
+
+    Raises:
+        MalformedError: PAY-5.
+    """
     for column in columns:
         if len(column) != row_count:
             raise MalformedError(f"column has {len(column)} values, want {row_count}", rule="PAY-5")
@@ -356,15 +411,14 @@ def _decode_section(stored: bytes, plain_size: int, row_count: int, *, compresse
                 raise MalformedError("column has an integer beyond 64 bits", rule="PAY-5")
             if kind is float and any(map(math.isnan, _only(float, column, kinds))):
                 raise MalformedError("column has a NaN, which SQLite cannot hold", rule="PAY-5")
-    return columns
 
 
-def _only(kind: type, column: list[Any], kinds: set[type]) -> list[Any]:
+def _only(kind: type, column: Sequence[Any], kinds: set[type]) -> Sequence[Any]:
     return column if kinds == {kind} else [value for value in column if type(value) is kind]
 
 
-def _are_64_bits(column: list[Value], kinds: set[type]) -> bool:
-    numbers: list[int] = _only(int, column, kinds)
+def _are_64_bits(column: Sequence[Value], kinds: set[type]) -> bool:
+    numbers: Sequence[int] = _only(int, column, kinds)
     return -(1 << 63) <= min(numbers) <= max(numbers) < 1 << 63
 
 

@@ -15,9 +15,8 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from klal.errors import ForkError, LinkError, MalformedError, SignatureError
 from klal.model.codec import HASH_SIZE, SLICE_SIZE, tree_leaf, tree_root
@@ -52,8 +51,7 @@ class SealedRun(Protocol):
     def seal(self) -> Seal: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """One header inside its chain, with the bytes that were hashed."""
 
     header: Header

@@ -188,7 +188,7 @@ class Applier:
             if part.table_id != ACTS_TABLE:
                 data = self._history.part(stored, part.table_id)
                 assert data is not None, "only changes whose payload is here are applied"
-                self._merge_part(ref, order, part.table_id, data, unseen)
+                self.merge_part(ref, order, part.table_id, data, unseen)
         return acts
 
     def _acts(self, log: Log, stored: Stored, order: OrderKey) -> tuple[Act, ...]:
@@ -230,9 +230,14 @@ class Applier:
         elif act.space_id != self._history.space_id or act.founder != log.member_id:
             raise MembershipError("another genesis cannot enter this space", rule="MEM-1")
 
-    def _merge_part(
+    def merge_part(
         self, ref: ChangeRef, order: OrderKey, table_id: bytes, data: bytes, unseen: dict[int, tuple[int, int]]
     ) -> None:
+        """Merge the rows of one part of a change.
+
+        Raises:
+            RefusedError: PAY-1 to PAY-5, APP-3, APP-4; some of its rows may be written by then.
+        """
         table = self._catalog.by_id.get(table_id)
         if table is None:
             if table_id not in self._catalog.schema.dropped:
@@ -246,7 +251,7 @@ class Applier:
             if is_watched:
                 keys_written.update(whole.keys)
             segment = self._without_dropped(ref, table, whole)
-            columns = _columns(table, segment)
+            columns = check_columns(table, segment)
             slow: set[Key] = set()
             # New rows that nothing here can meet: a key written twice fails as it is inserted.
             is_met = self.window.touches(unseen, table_id) or self._rows.has_side(table)
@@ -346,7 +351,7 @@ class Applier:
         self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: Sequence[int]
     ) -> None:
         # Sorted by key: neighbours share pages, which halves the time of a large batch.
-        order = sorted(fast, key=lambda row: tuple(map(_sort_key, segment.keys[row])))
+        order = sorted(fast, key=lambda row: tuple(map(sort_key, segment.keys[row])))
         rows = ((*(values[row] for values in segment.values), *segment.keys[row]) for row in order)
         self._connection.executemany(table.update(columns), rows)
 
@@ -381,7 +386,7 @@ def insert_rows(
         connection.executemany(table.insert(columns, 1), rows[whole:])
 
 
-def _columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
+def check_columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
     """Return the table's columns that a segment writes, its values checked against them.
 
     Raises:
@@ -434,7 +439,8 @@ def _check_strict(table: Table, info: ColumnInfo, kinds: set[type]) -> None:
             raise MalformedError(f"column {info.name!r:.40} of a STRICT table has another type", rule="APP-4")
 
 
-def _sort_key(value: Value) -> tuple[int, Value]:
+def sort_key(value: Value) -> tuple[int, Value]:
+    """Return what sorts as SQLite sorts this value."""
     if value is None:
         return 0, 0
     if isinstance(value, int | float):

@@ -10,8 +10,8 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from klal.errors import DamagedError
 from klal.model.codec import HASH_SIZE, SLICE_SIZE
@@ -19,10 +19,13 @@ from klal.model.frontier import Frontier, Head
 from klal.model.header import Header, Part, header_hash
 from klal.model.payload import slices_of
 from klal.model.seal import Seal
+from klal.rules.admit import Link
 from klal.rules.merge import ChangeRef
 from klal.store.sql import Connection, runner
 
 INLINE_SIZE_MAX = 64 * 1024  # A payload up to this size lies beside its header; larger ones in slices.
+
+_FRESH_COUNT_MAX = 1 << 15  # About 20 MB.
 
 STATE_LACKING = 0
 STATE_HELD = 1
@@ -62,10 +65,14 @@ class Stored:
     order_stamp: int
     header_bytes: bytes
     payload: bytes | None
-    header: Header = field(init=False)
+    _header: Header | None = None
 
-    def __post_init__(self) -> None:
-        self.header = Header.decode(self.header_bytes)
+    @property
+    def header(self) -> Header:
+        """The header, decoded when it is first asked for."""
+        if self._header is None:
+            self._header = Header.decode(self.header_bytes)
+        return self._header
 
 
 class History:
@@ -78,6 +85,7 @@ class History:
         self.logs: dict[int, Log] = {}
         self.by_id: dict[bytes, Log] = {}
         self.lsn_max = 0
+        self._fresh: dict[int, Header] = {}  # lsn -> header, of those that came a moment ago
         self._span: tuple[int, int] | None = None  # (log, next seq) that an append would continue
 
     # -- loading ---------------------------------------------------------------------
@@ -86,6 +94,7 @@ class History:
         """Read the logs' counters; those of the log written here are corrected from its lines."""
         self.logs = {}
         self.by_id = {}
+        self.forget()
         for row in self._connection.execute(
             "SELECT log, log_id, member_id, incarnation, length, head_hash, payload_length, applied_length, order_stamp"
             " FROM klal_log"
@@ -96,6 +105,10 @@ class History:
         self._span = None if span is None else (span[1], span[2] + self.lsn_max - span[0] + 1)
         if own_log is not None:
             self._recover_own(self.logs[own_log])
+
+    def forget(self) -> None:
+        """Drop the headers kept in memory from their arrival until they are applied."""
+        self._fresh.clear()
 
     def _know(self, log: Log) -> Log:
         self.logs[log.log] = log
@@ -168,6 +181,30 @@ class History:
         log.head_hash = hashed
         return lsn
 
+    def append_headers(self, log: Log, links: Sequence[Link]) -> None:
+        """Store headers at the end of their log, each findable by its hash; those with parts lack their payload."""
+        first = self.lsn_max + 1
+        if self._span != (log.log, log.length):
+            self._connection.execute("INSERT INTO klal_span VALUES(?,?,?)", (first, log.log, log.length))
+        self.lsn_max += len(links)
+        if len(self._fresh) > _FRESH_COUNT_MAX:
+            self._fresh.clear()
+        self._fresh.update((lsn, link.header) for lsn, link in enumerate(links, first))
+        self._span = (log.log, log.length + len(links))
+        self._connection.executemany(
+            "INSERT INTO klal_change VALUES(?,?,0,?,NULL)",
+            [
+                (lsn, STATE_LACKING if link.header.parts else STATE_HELD, link.data)
+                for lsn, link in enumerate(links, first)
+            ],
+        )
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO klal_hash VALUES(?,?)",
+            sorted((_prefix(link.hash), lsn) for lsn, link in enumerate(links, first)),
+        )
+        log.length += len(links)
+        log.head_hash = links[-1].hash
+
     def lsn_of(self, ref: ChangeRef) -> int:
         """Return where a change lies.
 
@@ -206,8 +243,9 @@ class History:
 
     def lines(self, log: Log, start: int, stop: int) -> Iterator[Stored]:
         """Yield the changes [start, stop) of a log, in order."""
-        for row in self.raw_lines(log, start, stop):
-            yield Stored(*row)
+        known = self._fresh.get
+        for at, state, stamp, header, payload in self.raw_lines(log, start, stop):
+            yield Stored(at, state, stamp, header, payload, known(at))
 
     def raw_lines(self, log: Log, start: int, stop: int) -> Iterator[tuple[int, int, int, bytes, bytes | None]]:
         """Yield the changes [start, stop) of a log as they are stored: lsn, state, order stamp, header, payload."""
@@ -235,6 +273,41 @@ class History:
                 found.append((lsn + first - seq, last - first))
         return found
 
+    def headers(self, log: Log, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the headers [start, stop) of a log as received, in order."""
+        for lsn, count in self._spans(log, start, stop):
+            rows = self._connection.execute(
+                "SELECT header FROM klal_change WHERE lsn BETWEEN ? AND ? ORDER BY lsn", (lsn, lsn + count - 1)
+            )
+            for (header,) in rows:
+                yield header
+
+    def lacking(self, log: Log, start: int, stop: int, count_max: int = -1) -> list[int]:
+        """Return the seqs of [start, stop) whose header is here and whose payload is not; if told, only the first."""
+        found: list[int] = []
+        for lsn, count in self._spans(log, start, stop):
+            seq = self.ref_of(lsn).seq
+            rows = self._connection.execute(
+                "SELECT lsn FROM klal_change WHERE lsn BETWEEN ? AND ? AND state = ? ORDER BY lsn LIMIT ?",
+                (lsn, lsn + count - 1, STATE_LACKING, count_max),
+            ).fetchall()
+            found.extend(seq + at - lsn for (at,) in rows)
+            if 0 < count_max <= len(found):
+                break
+        return found
+
+    def keep_payloads(self, payloads: Sequence[tuple[bytes, int]]) -> None:
+        """Keep small payloads, given as (all parts, lsn), beside their headers: these changes are held."""
+        self._connection.executemany(
+            f"UPDATE klal_change SET state = {STATE_HELD}, payload = ? WHERE lsn = ?", payloads
+        )
+
+    def set_applied(self, stamps: Sequence[tuple[int, int]]) -> None:
+        """Write that changes, given as (order stamp, lsn), are applied."""
+        self._connection.executemany(
+            f"UPDATE klal_change SET state = {STATE_APPLIED}, order_stamp = ? WHERE lsn = ?", stamps
+        )
+
     def set_state(self, lsn: int, state: int, stamp: int) -> None:
         """Write what became of a change."""
         self._connection.execute("UPDATE klal_change SET state=?, order_stamp=? WHERE lsn=?", (state, stamp, lsn))
@@ -245,6 +318,10 @@ class History:
         if ref.seq == log.length - 1:
             return log.head_hash
         return header_hash(self.space_id, self.read(ref).header_bytes)
+
+    def hash_of(self, stored: Stored) -> bytes:
+        """Return the hash of a header that was read."""
+        return header_hash(self.space_id, stored.header_bytes)
 
     # -- finding a change by its hash --------------------------------------------------
 
@@ -289,7 +366,10 @@ class History:
     def part(self, stored: Stored, table_id: bytes) -> bytes | None:
         """Return the bytes of one part, or None if the change has no such part or it is not here."""
         start = 0
-        for index, part in enumerate(stored.header.parts):
+        parts = stored.header.parts
+        if len(parts) == 1 and parts[0].table_id == table_id and stored.payload is not None:
+            return stored.payload
+        for index, part in enumerate(parts):
             if part.table_id == table_id:
                 if stored.payload is not None:
                     return stored.payload[start : start + part.size]
@@ -325,6 +405,17 @@ class History:
             "SELECT count(*) FROM klal_slice WHERE lsn = ? AND part = ?", (stored.lsn, index)
         ).get
         return count
+
+    def slice_counts(self, log: Log, start: int, stop: int) -> dict[tuple[int, int], int]:
+        """Return how many slices are here of large parts of [start, stop): (lsn, part) -> count."""
+        counts: dict[tuple[int, int], int] = {}
+        for lsn, count in self._spans(log, start, stop):
+            rows = self._connection.execute(
+                "SELECT lsn, part, count(*) FROM klal_slice WHERE lsn BETWEEN ? AND ? GROUP BY lsn, part",
+                (lsn, lsn + count - 1),
+            )
+            counts.update(((at, part), here) for at, part, here in rows)
+        return counts
 
     # -- what a change had seen --------------------------------------------------------
 

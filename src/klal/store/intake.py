@@ -10,11 +10,12 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from klal.errors import ForkError, MalformedError, MembershipError
 from klal.model.acts import Act, Genesis, Join, decode_acts
-from klal.model.codec import HASH_SIZE
+from klal.model.codec import HASH_SIZE, tree_leaf
 from klal.model.frontier import Head
 from klal.model.header import ACTS_TABLE, Header, Part
 from klal.model.receipt import Receipt
@@ -34,7 +35,21 @@ from klal.store.history import INLINE_SIZE_MAX, STATE_HELD, STATE_LACKING, Histo
 from klal.store.knowledge import Knowledge
 from klal.store.sql import Connection
 
+_SPARSE_MAX = 4  # Slices of fewer than one in so many changes are looked up one by one.
 STRANGER_SIZE_MAX = 8 << 20  # Bytes of headers kept in memory for logs nobody has vouched for yet.
+
+
+class SliceOfPart(Protocol):
+    """One slice of one part with its place; `sync.station.PartSlice` is one."""
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def table_id(self) -> bytes: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def data(self) -> bytes: ...
 
 
 class Intake:
@@ -96,10 +111,8 @@ class Intake:
             # My own log is longer elsewhere: this file is a copy or a rollback that no
             # fence could see. What is theirs is taken; what I write next is a new log.
             self._leave_own_log()
-        for link in fresh:
-            state = STATE_LACKING if link.header.parts else STATE_HELD
-            lsn = self._history.append(log, link.data, link.hash, state, 0, None)
-            self._history.index_hash(link.hash, lsn)
+        if fresh:
+            self._history.append_headers(log, fresh)
         self._history.add_seal(log, seal)
         if fresh:
             self._raise_payload_length(log)
@@ -187,6 +200,34 @@ class Intake:
             self._history.set_state(stored.lsn, STATE_HELD, 0)
             self._raise_payload_length(log)
 
+    def take_whole(self, log_id: bytes, slices: Sequence[SliceOfPart]) -> set[int]:
+        """Keep those small payloads of a log that are whole in these slices and right; return their seqs.
+
+        Law: as `take_slice` of each of theirs.
+        """
+        log = self._history.by_id.get(log_id)
+        if log is None or log_id in self._strangers:
+            return set()
+        given: dict[int, list[SliceOfPart]] = {}
+        for piece in slices:
+            given.setdefault(piece.seq, []).append(piece)
+        start, stop = min(given), min(max(given) + 1, log.length)
+        if stop - start > _SPARSE_MAX * len(given):
+            return set()
+        taken: set[int] = set()
+        kept: list[tuple[bytes, int]] = []
+        for stored in self._history.lines(log, start, stop):
+            header = stored.header
+            pieces = given.get(header.seq)
+            if pieces and stored.state == STATE_LACKING and _are_whole(header.parts, pieces):
+                kept.append((b"".join([piece.data for piece in pieces]), stored.lsn))
+                taken.add(header.seq)
+                self._small.pop((log.log, header.seq), None)
+        if kept:
+            self._history.keep_payloads(kept)
+            self._raise_payload_length(log)
+        return taken
+
     def _take_stranger_slice(self, log_id: bytes, seq: int, table_id: bytes, index: int, data: bytes) -> None:
         if self.is_member(self._strangers[log_id][0][0]) or seq != 0 or table_id != ACTS_TABLE:
             return
@@ -233,12 +274,10 @@ class Intake:
         return None if data is None else [data[i : i + HASH_SIZE] for i in range(0, len(data), HASH_SIZE)]
 
     def _raise_payload_length(self, log: Log) -> None:
-        before = log.payload_length
-        for stored in self._history.lines(log, log.payload_length, log.length):
-            if stored.state == STATE_LACKING:
-                break
-            log.payload_length += 1
-        if log.payload_length != before:
+        lacking = self._history.lacking(log, log.payload_length, log.length, 1)
+        length = lacking[0] if lacking else log.length
+        if length != log.payload_length:
+            log.payload_length = length
             self._history.save_log(log)
 
     # -- receipts ----------------------------------------------------------------------
@@ -276,12 +315,11 @@ class Intake:
         log = self._history.by_id.get(log_id)
         if log is None:
             return
-        for stored in self._history.lines(log, start, min(stop, log.length)):
+        for (lsn, index), count in self._history.slice_counts(log, start, min(stop, log.length)).items():
+            seq = self._history.ref_of(lsn).seq
+            stored = self._history.read(ChangeRef(log.log, seq))
             if stored.state == STATE_LACKING:
-                for index, part in enumerate(stored.header.parts):
-                    count = self._history.slice_count(stored, index)
-                    if count:
-                        yield stored.header.seq, part.table_id, count
+                yield seq, stored.header.parts[index].table_id, count
 
     def is_stranger(self, arrival: object) -> bool:
         """True when an arrival is of a log that waits for its invitation."""
@@ -298,3 +336,16 @@ class Intake:
         self._strangers.clear()
         self._stranger_size = 0
         self._small.clear()
+
+
+def _are_whole(parts: Sequence[Part], pieces: Sequence[SliceOfPart]) -> bool:
+    """True when these are all slices of a change with small parts, in order and with the right hashes (PAY-6)."""
+    if len(parts) != len(pieces) or sum(part.size for part in parts) > INLINE_SIZE_MAX:
+        return False
+    return all(
+        piece.table_id == part.table_id
+        and piece.index == 0
+        and len(piece.data) == part.size
+        and tree_leaf(piece.data) == part.root
+        for part, piece in zip(parts, pieces, strict=True)
+    )

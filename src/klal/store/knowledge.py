@@ -12,7 +12,7 @@ from __future__ import annotations
 from klal.model.receipt import Receipt
 from klal.rules.coverage import Held
 from klal.rules.merge import ChangeRef
-from klal.store.history import STATE_LACKING, History, Log
+from klal.store.history import History, Log
 from klal.store.sql import Connection
 
 
@@ -128,13 +128,8 @@ class Knowledge:
         """Return the seqs below `stop` whose header is here and whose payload is not."""
         if log.payload_length >= min(stop, log.length):
             return []
-        lacking = [
-            stored.header.seq
-            for stored in self._history.lines(log, log.payload_length, min(stop, log.length))
-            if stored.state == STATE_LACKING
-        ]
         gaps: list[range] = []
-        for seq in lacking:
+        for seq in self._history.lacking(log, log.payload_length, min(stop, log.length)):
             if gaps and gaps[-1].stop == seq:
                 gaps[-1] = range(gaps[-1].start, seq + 1)
             else:

@@ -24,6 +24,7 @@ from klal.store.sql import Connection
 
 _SIDE_TABLES = ("klal_life", "klal_dead", "klal_hidden", "klal_conflict")
 _DELETE_COLUMN = b""
+_KEYS_PER_QUERY = 256
 
 
 def encode_key(key: Key) -> bytes:
@@ -62,15 +63,15 @@ class Rows:
         """Return those of `keys` that have something remembered."""
         if not self.has_side(table):
             return set()
-        found = set()
-        for key in keys:
-            encoded = encode_key(key)
+        by_bytes = {encode_key(key): key for key in keys}
+        encoded = list(by_bytes)
+        found: set[Key] = set()
+        for start in range(0, len(encoded), _KEYS_PER_QUERY):
+            some = encoded[start : start + _KEYS_PER_QUERY]
+            marks = ", ".join("?" * len(some))
             for name in _SIDE_TABLES:
-                if self._connection.execute(
-                    f"SELECT 1 FROM {name} WHERE tab = ? AND key = ? LIMIT 1", (table.tab, encoded)
-                ).get:
-                    found.add(key)
-                    break
+                sql = f"SELECT DISTINCT key FROM {name} WHERE tab = ? AND key IN ({marks})"
+                found.update(by_bytes[each] for (each,) in self._connection.execute(sql, (table.tab, *some)))
         return found
 
     def load(self, table: Table, key: Key) -> RowState:

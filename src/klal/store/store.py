@@ -53,10 +53,13 @@ from klal.store.intake import Intake
 from klal.store.knowledge import Knowledge
 from klal.store.local import put_aside
 from klal.store.rows import Rows
+from klal.store.runs import RUN_COUNT_MAX, DoesNotFitError, Runs
 from klal.store.sql import Connection, runner
 from klal.store.writer import Outcome, OwnLog, Writer, paused
 
-_APPLY_BATCH_COUNT = 1000  # Changes applied in one SQLite transaction: bounds the WAL, not correctness.
+# What is applied in one SQLite transaction, in small changes: bounds the WAL, not correctness.
+_APPLY_BATCH_WEIGHT = RUN_COUNT_MAX
+_SINGLE_WEIGHT = 16  # Of a change that is applied by itself: it may be of any size.
 _TOKEN_SIZE = 16
 
 
@@ -85,6 +88,7 @@ class Store:
         self.catalog = Catalog(connection)
         self.rows = Rows(connection)
         self.applier = Applier(connection, self.history, self.catalog, self.rows)
+        self.runs = Runs(connection, self.history, self.catalog, self.rows, self.applier)
         self.epochs = Epochs(connection, self.history, self.catalog, self.applier)
         self.knowledge = Knowledge(connection, self.history)
         self.intake = Intake(connection, self.history, self.knowledge, self._admit_member, self._leave_own_log)
@@ -500,30 +504,42 @@ class Store:
     def apply_ready(self) -> int:
         """Apply every held change whose past and epoch allow it; return how many."""
         total = 0
+        # A run that does not fit is undone with its transaction, which must be this one's own.
+        in_runs = not self.in_transaction
+        is_done = False
         with paused(self.writer.capture), put_aside(self.connection), unchecked(self.connection):
-            while True:
-                with self.writing():
-                    count = self._apply_batch()
-                total += count
-                if count < _APPLY_BATCH_COUNT:
-                    break
+            while not is_done:
+                try:
+                    with self.writing():
+                        count, is_done = self._apply_batch(in_runs=in_runs)
+                except DoesNotFitError:
+                    in_runs = False
+                else:
+                    total += count
         self.applier.window.clear()
+        if total:
+            self.history.forget()
         return total
 
-    def _apply_batch(self) -> int:
+    def _apply_batch(self, *, in_runs: bool) -> tuple[int, bool]:
+        """Apply as much as one transaction should; return (changes, whether nothing more can be applied)."""
         self.behind.require_clean()  # T40: a merge would write over what another program wrote.
         count = 0
+        left = _APPLY_BATCH_WEIGHT
         progress = True
-        while progress and count < _APPLY_BATCH_COUNT:
+        while progress and left > 0:
             progress = False
             for log in list(self.history.logs.values()):
-                while log.applied_length < log.payload_length and count < _APPLY_BATCH_COUNT:
-                    acts = self.applier.apply(log, self.writer.epoch)
-                    if acts is None:
-                        break
+                while log.applied_length < log.payload_length and left > 0:
+                    together = self.runs.apply(log, self.writer.epoch, left) if in_runs else 0
+                    if not together:
+                        acts = self.applier.apply(log, self.writer.epoch)
+                        if acts is None:
+                            break
+                        self._after_apply(log, acts)
                     progress = True
-                    count += 1
-                    self._after_apply(log, acts)
+                    count += together or 1
+                    left -= together or _SINGLE_WEIGHT
         for log in self.history.logs.values():
             self.history.save_log(log)
         self._advance()
@@ -531,7 +547,7 @@ class Store:
         if own is not None and count:
             own.past_is_fresh = False
             own.stamp_max = max(log.order_stamp for log in self.history.logs.values())
-        return count
+        return count, not progress
 
     def _after_apply(self, log: Log, acts: tuple[Act, ...]) -> None:
         seq = log.applied_length - 1

@@ -10,11 +10,10 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from klal.errors import MalformedError
-from klal.model.header import ACTS_TABLE
-from klal.model.payload import Segment, decode_segments
+from klal.model.header import ACTS_TABLE, lone_table
+from klal.model.payload import Segment, decode_keys, decode_row, decode_segments
 from klal.model.schema import Key
 from klal.rules.merge import ChangeRef, Write
 from klal.rules.order import OrderKey, draw_of
@@ -24,11 +23,8 @@ from klal.store.history import STATE_APPLIED, History, Log, Stored
 _TOUCH_COUNT_MAX = 4_000_000  # About 600 MB; beyond this the index is rebuilt for what is needed now.
 
 
-class _Touch(NamedTuple):
-    change: ChangeRef
-    order: OrderKey
-    segment: Segment
-    row: int
+_Touch = tuple[Log, Stored, int, int]
+"""Which segment of which change wrote a key, and in which row; what it wrote is read when it is asked for."""
 
 
 class Window:
@@ -42,6 +38,7 @@ class Window:
         """Forget everything loaded."""
         self._touches: dict[bytes, dict[Key, list[_Touch]]] = {}
         self._loaded: dict[int, tuple[int, int]] = {}  # log -> seqs loaded, [start, stop)
+        self._segments: dict[tuple[int, bytes, int], Segment] = {}  # of what was asked for: (lsn, table id, which)
         self._count = 0
 
     def unseen(self, vector: Mapping[int, int]) -> dict[int, tuple[int, int]]:
@@ -66,15 +63,19 @@ class Window:
     def writes(self, unseen: Mapping[int, tuple[int, int]], table: Table, key: Key) -> list[Write]:
         """Return the window's writes of one key, of the columns that the table has."""
         found = []
-        for change, order, segment, row in self._touches.get(table.table_id, {}).get(key, ()):
+        for log, stored, index, row in self._touches.get(table.table_id, {}).get(key, ()):
+            change = ChangeRef(log.log, stored.header.seq)
             start, stop = unseen.get(change.log, (0, 0))
             if start <= change.seq < stop:
+                segment = self._segment(stored, table.table_id, index)
                 cells = {
                     column: values[row]
                     for column, values in zip(segment.columns, segment.values, strict=True)
                     if column in table.by_id
                 }
-                found.append(Write(change, order, segment.kind, segment.life(row), cells))
+                found.append(
+                    Write(change, order_key(self._history, log, stored), segment.kind, segment.life(row), cells)
+                )
         return found
 
     def _load(self, unseen: Mapping[int, tuple[int, int]]) -> None:
@@ -94,22 +95,38 @@ class Window:
                 self._load_change(log, stored)
 
     def _load_change(self, log: Log, stored: Stored) -> None:
-        change = ChangeRef(log.log, stored.header.seq)
-        order = order_key(self._history, log, stored)
+        table_id = lone_table(stored.header_bytes)
+        row = None if table_id is None or stored.payload is None else decode_row(stored.payload)
+        if row is not None and table_id is not None and table_id != ACTS_TABLE:
+            # One row, as most changes are.
+            self._count += 1
+            self._touches.setdefault(table_id, {}).setdefault(row[2], []).append((log, stored, 0, 0))
+            return
         for part in stored.header.parts:
             if part.table_id == ACTS_TABLE:
                 continue
-            data = self._history.part(stored, part.table_id)
-            if data is None:
-                raise MalformedError(f"payload of applied change {change.seq} is not here", rule="PAY-6")
             touches = self._touches.setdefault(part.table_id, {})
-            for segment in decode_segments(data):
-                self._count += len(segment.keys)
-                for row, key in enumerate(segment.keys):
-                    touches.setdefault(key, []).append(_Touch(change, order, segment, row))
+            for index, keys in enumerate(decode_keys(self._part(stored, part.table_id))):
+                self._count += len(keys)
+                for number, key in enumerate(keys):
+                    touches.setdefault(key, []).append((log, stored, index, number))
+
+    def _segment(self, stored: Stored, table_id: bytes, index: int) -> Segment:
+        place = (stored.lsn, table_id, index)
+        segment = self._segments.get(place)
+        if segment is None:
+            segments = enumerate(decode_segments(self._part(stored, table_id)))
+            segment = self._segments[place] = next(segment for at, segment in segments if at == index)
+        return segment
+
+    def _part(self, stored: Stored, table_id: bytes) -> bytes:
+        data = self._history.part(stored, table_id)
+        if data is None:
+            raise MalformedError(f"payload of applied change {stored.header.seq} is not here", rule="PAY-6")
+        return data
 
 
 def order_key(history: History, log: Log, stored: Stored) -> OrderKey:
     """Return the order key of an applied change (ORD-3)."""
     draw = draw_of(history.space_id, stored.header.certificate, log.member_id)
-    return OrderKey(stored.order_stamp, draw, history.hash_at(ChangeRef(log.log, stored.header.seq)))
+    return OrderKey(stored.order_stamp, draw, history.hash_of(stored))

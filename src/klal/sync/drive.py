@@ -112,7 +112,11 @@ class _Side:
             self.refused.append(str(error))
             return False
         arrived = False
-        for event in events:
+        slices = [event for event in events if isinstance(event, PartSlice)]
+        if slices:
+            arrived = True
+            self._take_slices(slices)
+        for event in events if not slices else ():
             if isinstance(event, Ended):
                 self.ended = event
                 continue
@@ -123,6 +127,17 @@ class _Side:
             if self.unsettled_size >= _SETTLE_SIZE:
                 self.settle()
         return arrived
+
+    def _take_slices(self, slices: list[PartSlice]) -> None:
+        """Take the slices of one frame, which are of one log: together what can be, the others one by one."""
+        log_id = slices[0].log_id
+        taken = self.station.take_whole(log_id, slices)
+        seqs = self.seqs.setdefault(log_id, set())
+        self.payload_count += len(taken - seqs)
+        seqs |= taken
+        for each in slices:
+            if each.seq not in taken:
+                self._take(each)
 
     def _take(self, arrival: Arrival) -> None:
         try:

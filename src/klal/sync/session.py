@@ -72,6 +72,7 @@ TURN_COUNT_MAX = 1 << 16  # With 4,096 wants a turn this is 268 million gaps.
 # Frames are filled up to here: large enough that framing costs nothing, small enough that
 # a cut strands little and a progress bar moves.
 _BATCH_SIZE = 256 * 1024
+_LINE_SIZE = 48  # The most that a slice and a table named for the first time add to its data.
 
 assert 2 * _BATCH_SIZE < FRAME_SIZE_MAX, "a batch that one more slice or header overfills still fits a frame"
 
@@ -309,7 +310,9 @@ class Session:
                         yield from batch.flush()
                         yield Leaves(log_id, piece.seq, piece.table_id, piece.leaves)
                 elif piece.index >= held_count:
-                    yield from batch.add(piece)
+                    if batch.is_full(piece):
+                        yield from batch.flush()
+                    batch.add(piece)
         yield from batch.flush()
 
     # Asking.
@@ -496,19 +499,24 @@ class Session:
 
     def _hear_slices(self, batch: Slices) -> list[Arrival | Ended]:
         self._check_payload(batch.log_id, [(line.seq, batch.tables[line.table], line.index) for line in batch.slices])
+        log_id, tables = batch.log_id, batch.tables
+        refused = self._refused_seqs.get(log_id, ())
         return [
-            PartSlice(batch.log_id, line.seq, batch.tables[line.table], line.index, line.data)
-            for line in batch.slices
-            if not self._is_refused(batch.log_id, line.seq)
+            PartSlice(log_id, line.seq, tables[line.table], line.index, line.data)
+            for line in (batch.slices if log_id not in self._refused_logs else ())
+            if line.seq not in refused
         ]
 
     def _check_payload(self, log_id: bytes, places: list[tuple[int, bytes, int]]) -> None:
         """Note that these pieces came, if each lies in a span asked for and beyond the one before it."""
         spans = self._answer.payloads.get(log_id, [])
         last = self._answer.last.get(log_id, (-1, b"", -1))
+        start = stop = 0  # Of the span that the newest place lies in; most lie in the same.
         for place in places:
-            at = bisect_right(spans, place[0], key=_start_of) - 1
-            if at < 0 or place[0] >= spans[at].stop or place <= last:
+            if not start <= place[0] < stop:
+                at = bisect_right(spans, place[0], key=_start_of) - 1
+                start, stop = (spans[at].start, spans[at].stop) if at >= 0 else (0, 0)
+            if not start <= place[0] < stop or place <= last:
                 raise RefusedError(f"payload of {log_id.hex()[:8]}:{place[0]} was not asked for", rule="SYN-6")
             last = place
         self._answer.last[log_id] = last
@@ -580,16 +588,15 @@ class _Batch:
     tables: dict[bytes, int] = field(default_factory=dict)
     size: int = 0
 
-    def add(self, piece: PartSlice) -> Iterator[Message]:
-        # 48: the most that a slice and a table named for the first time add to its data.
-        size = len(piece.data) + 48
-        if self.size + size > 2 * _BATCH_SIZE or len(self.lines) == SLICE_BATCH_COUNT_MAX:
-            yield from self.flush()
+    def is_full(self, piece: PartSlice) -> bool:
+        """True when what waits should be sent before `piece` is added."""
+        is_large = self.size >= _BATCH_SIZE or self.size + len(piece.data) + _LINE_SIZE > 2 * _BATCH_SIZE
+        return is_large or len(self.lines) == SLICE_BATCH_COUNT_MAX
+
+    def add(self, piece: PartSlice) -> None:
         table = self.tables.setdefault(piece.table_id, len(self.tables))
         self.lines.append(SliceLine(piece.seq, table, piece.index, piece.data))
-        self.size += size
-        if self.size >= _BATCH_SIZE:
-            yield from self.flush()
+        self.size += len(piece.data) + _LINE_SIZE
 
     def flush(self) -> Iterator[Message]:
         if self.lines:

@@ -10,9 +10,11 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from klal.model.frontier import Frontier
 from klal.model.receipt import Receipt, receipts_root
@@ -81,8 +83,7 @@ class PartLeaves:
     leaves: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PartSlice:
+class PartSlice(msgspec.Struct, frozen=True):
     """One slice of one part of one payload, at most SLICE_SIZE bytes."""
 
     log_id: bytes
@@ -165,6 +166,13 @@ class Station(Protocol):
 
         Raises:
             RefusedError: The bytes broke a rule; nothing of this arrival is stored.
+        """
+
+    def take_whole(self, log_id: bytes, slices: Sequence[PartSlice]) -> set[int]:
+        """Store those small payloads that these slices of one log hold whole and right; return their seqs.
+
+        The others are to be given to `take`, one by one, which says what is wrong with them.
+        A station that gains nothing by it returns an empty set.
         """
 
     def settle(self) -> None:

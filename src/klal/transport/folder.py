@@ -37,7 +37,7 @@ import os
 import re
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -305,6 +305,10 @@ class FolderStation:
                 self._take_receipts(arrival)
         if self._pending_size >= _PENDING_SIZE_MAX:
             self._write_pending()
+
+    def take_whole(self, log_id: bytes, slices: Sequence[PartSlice]) -> set[int]:  # noqa: ARG002 - the port's form
+        # What is taken is kept in memory until a file of it is full: one by one costs the same.
+        return set()
 
     def settle(self) -> None:
         self._write_pending()
