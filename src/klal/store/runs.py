@@ -150,7 +150,7 @@ class Runs:
             return 0
         try:
             self._perform(log, lines)
-        except (RefusedError, apsw.ConstraintError, apsw.TooBigError) as error:
+        except (RefusedError, apsw.ConstraintError, apsw.TooBigError, apsw.SQLError) as error:
             raise DoesNotFitError from error
         return len(lines)
 
