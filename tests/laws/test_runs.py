@@ -201,6 +201,7 @@ def update(key: str, mass: int) -> tuple[tuple[Any, ...], int]:
 @example([update("k0", 1), update("k1", 2), update("k2", 3)], [], [DELETED], [], [])
 @example([update("k0", 1), update("k1", 2), update("k2", 3)], [], [UPDATED], [], [])
 @example([update("k0", 1), update("k1", 2), update("k2", 3)], [], [], [update("k0", 1), update("k1", 4)], [UPDATED])
+@example([update("k0", 1), (("bird", Kind.UPDATE, ["mass"], [("k1", 4, None)], 2), 1), update("k2", 3)], [], [], [], [])
 @settings(max_examples=100)
 def test_a_run_leaves_the_file_that_its_changes_leave_one_by_one(
     drawn: list[tuple[Any, ...]],
