@@ -42,6 +42,7 @@ _SEGMENT = struct.Struct(">BBHIIIII")
 _LIVES = 1
 _KEYS_COMPRESSED = 2
 _VALUES_COMPRESSED = 4
+_FINAL = 8
 # Below this a zstd frame costs more than it saves, in bytes and in time.
 _COMPRESS_MIN_SIZE = 256
 _KEY_COUNT_MAX = 64
@@ -69,6 +70,7 @@ class Segment(NamedTuple):
         keys: one tuple per row.
         values: one list per entry of `columns`, each as long as `keys`.
         lives: one int per row, or None when every row is in its first life.
+        is_final: of DELETEs, that they end their life whatever they had not seen.
         decoded_key_columns: `keys` as columns, where they were decoded; see `key_columns`.
     """
 
@@ -78,6 +80,7 @@ class Segment(NamedTuple):
     values: Sequence[Sequence[Value]]
     lives: Sequence[int] | None = None
     decoded_key_columns: Sequence[Sequence[Value]] | None = None
+    is_final: bool = False
 
     @property
     def key_columns(self) -> Sequence[Sequence[Value]]:
@@ -95,7 +98,7 @@ def encode_segment(segment: Segment) -> bytes:
     Raises:
         UsageError: A single row beyond SEGMENT_PLAIN_SIZE_MAX.
     """
-    flags = 0
+    flags = _FINAL if segment.is_final else 0
     key_columns: list[Sequence[Value]] = list(segment.key_columns)
     if segment.lives is not None:
         key_columns.append(segment.lives)
@@ -129,8 +132,12 @@ def _halves(segment: Segment) -> tuple[Segment, Segment]:
         raise UsageError(f"a row has more than {SEGMENT_PLAIN_SIZE_MAX} bytes, which is more than can travel")
 
     def part(rows: slice) -> Segment:
-        lives = None if segment.lives is None else segment.lives[rows]
-        return Segment(segment.kind, segment.columns, segment.keys[rows], [v[rows] for v in segment.values], lives)
+        return segment._replace(
+            keys=segment.keys[rows],
+            values=[values[rows] for values in segment.values],
+            lives=None if segment.lives is None else segment.lives[rows],
+            decoded_key_columns=None,
+        )
 
     return part(slice(middle)), part(slice(middle, None))
 
@@ -170,7 +177,8 @@ def _decode_segment(part: bytes, start: int) -> tuple[Segment, int]:
     kind, flags, column_count, row_count, keys_plain, keys_size, values_plain, values_size = _SEGMENT.unpack_from(
         part, start
     )
-    if kind not in (1, 2, 3) or flags > (_LIVES | _KEYS_COMPRESSED | _VALUES_COMPRESSED):
+    flags_max = _LIVES | _KEYS_COMPRESSED | _VALUES_COMPRESSED | (_FINAL if kind == Kind.DELETE else 0)
+    if kind not in (1, 2, 3) or flags > flags_max:
         raise MalformedError(f"segment has kind {kind} and flags {flags}", rule="PAY-2")
     if column_count > SEGMENT_COLUMN_COUNT_MAX or not 0 < row_count <= SEGMENT_ROW_COUNT_MAX:
         raise MalformedError(f"segment has {column_count} columns, {row_count} rows", rule="PAY-3")
@@ -198,7 +206,8 @@ def _decode_segment(part: bytes, start: int) -> tuple[Segment, int]:
     if len(values) != column_count or (kind == Kind.DELETE and column_count):
         raise MalformedError(f"segment has {len(values)} value columns, want {column_count}", rule="PAY-4")
     keys = list(zip(*key_columns, strict=True))
-    return Segment(Kind(kind), columns, keys, values, lives, key_columns), end  # type: ignore[arg-type]
+    segment = Segment(Kind(kind), columns, keys, values, lives, key_columns, bool(flags & _FINAL))  # type: ignore[arg-type]
+    return segment, end
 
 
 def _decode_section(stored: bytes, plain_size: int, row_count: int, *, compressed: bool) -> list[list[Value]]:
