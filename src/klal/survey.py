@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from klal.errors import IncompleteError, UsageError
-from klal.model.acts import Act, Close, CreateTable, Genesis, Invite, Join, decode_acts
+from klal.model.acts import Act, Close, CreateTable, Genesis, Invite, Join, SetPolicy, decode_acts
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
 from klal.reports import (
     ChangeId,
@@ -452,6 +452,10 @@ def _describe(act: Act) -> str:
             return f"{act.name} joined"
         case CreateTable():
             return f"created table {act.definition.name}"
+        case SetPolicy():
+            return "set " + " and ".join(
+                [f"merge to {act.merge}"] * bool(act.merge) + [f"on delete to {act.on_delete}"] * bool(act.on_delete)
+            )
         case Close():
             return f"finished epoch {act.epoch}"
     return f"added column {act.column.name}"

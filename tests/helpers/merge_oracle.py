@@ -198,7 +198,9 @@ def text_of(key: Key, began: Collection[Change], added: Collection[Change]) -> s
         text = document.get_text("t")
         if put.writes[key].kind is Kind.INSERT:
             text.insert(0, stated(put, key, b"t"))
-        for at, deleted, inserted in msgspec.msgpack.decode(put.writes[key].cells.get(b"t", b"\x90")) if put in added else ():
+        for at, deleted, inserted in (
+            msgspec.msgpack.decode(put.writes[key].cells.get(b"t", b"\x90")) if put in added else ()
+        ):
             at = min(at, text.len_unicode)
             text.delete(at, min(deleted, text.len_unicode - at))
             text.insert(at, inserted)
@@ -316,7 +318,10 @@ class Space:
             ref,
             order,
             frozenset(other.ref for other in seen),
-            {key: Write(ref, order, *write, *[False] * (4 - len(write)), log_id(member)) for key, write in writes.items()},
+            {
+                key: Write(ref, order, *write, *[False] * (4 - len(write)), log_id(member))
+                for key, write in writes.items()
+            },
         )
         self.changes.append(made)
         return made
@@ -395,7 +400,9 @@ def draw_cell(random: Random, kind: Kind, column: bytes, row: RowState) -> Value
     edits = []
     for _ in range(random.randint(0, 2)):
         deleted = random.randint(0, 2)
-        edits.append(Edit(random.randint(0, 9), deleted, random.choice(["PQ", "r", "\U0001f600"] + [""] * bool(deleted))))
+        edits.append(
+            Edit(random.randint(0, 9), deleted, random.choice(["PQ", "r", "\U0001f600"] + [""] * bool(deleted)))
+        )
     return encode_edits(edits)
 
 

@@ -29,6 +29,9 @@ from klal.model.keys import MEMBER_ID_SIZE, SigningKey, check_signature
 from klal.model.schema import Column, TableDefinition, check_column, check_definition
 
 ACT_COUNT_MAX = 4096
+# The first of each holds where nobody has said anything.
+MERGE_POLICIES = ("cell", "row")
+DELETE_POLICIES = ("revive", "wins")
 
 
 class _Act(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
@@ -136,13 +139,26 @@ class AddColumn(_Act, frozen=True, tag="column"):
     column: Column
 
 
+class SetPolicy(_Act, frozen=True, tag="policy"):
+    """How writes of one table shall be made from now on, by whoever has seen this.
+
+    Shape:
+        merge: "cell" or "row", or empty to leave it.
+        on_delete: "revive" or "wins", or empty to leave it.
+    """
+
+    table_id: bytes
+    merge: str = ""
+    on_delete: str = ""
+
+
 class Close(_Act, frozen=True, tag="close"):
     """A member's word: I have nothing more to add to this epoch."""
 
     epoch: int
 
 
-Act = Genesis | Invite | Join | CreateTable | AddColumn | Close
+Act = Genesis | Invite | Join | CreateTable | AddColumn | SetPolicy | Close
 
 _INVITE_TAG = "klal/invite/1"
 _JOIN_TAG = "klal/join/1"
@@ -212,6 +228,11 @@ def check_act(act: Act) -> None:
         case AddColumn():
             _check_size(act.table_id, TABLE_ID_SIZE, "table id")
             check_column(act.column)
+        case SetPolicy():
+            _check_size(act.table_id, TABLE_ID_SIZE, "table id")
+            is_known = act.merge in ("", *MERGE_POLICIES) and act.on_delete in ("", *DELETE_POLICIES)
+            if not is_known or not (act.merge or act.on_delete):
+                raise MalformedError(f"policy {act.merge!r:.20} {act.on_delete!r:.20} is none", rule="POL-1")
         case Close():
             if not 0 <= act.epoch <= EPOCH_MAX:
                 raise MalformedError(f"close names epoch {act.epoch}", rule="ACT-2")

@@ -80,7 +80,7 @@ class Merge(Enum):
 
     REGISTER = ""
     COUNTER = "COUNTER"
-    SET = "SET"
+    SET = "ELEMENTS"  # SET is a keyword of SQL, and can be no word of a type.
     TEXT = "COLLABORATIVE"
 
 

@@ -14,7 +14,7 @@ Source:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from klal.errors import MalformedError
@@ -114,31 +114,31 @@ def readable(merge: Merge, kind: Kind, value: Value) -> Value:
     if merge is Merge.REGISTER or kind is Kind.INSERT:
         return value
     if merge is Merge.COUNTER:
+        assert isinstance(value, int), "a counter's difference was checked when it came"
         return f"{value:+}"
     if merge is Merge.TEXT:
         return edits_text(value)
-    if merge is Merge.SET:
-        added, removed = change_of_set(value)
-        return " ".join([*(f"+{each}" for each in sorted(added)), *(f"-{each}" for each in sorted(removed))])
-    return value
+    added, removed = change_of_set(value)
+    return " ".join([*(f"+{each}" for each in sorted(added)), *(f"-{each}" for each in sorted(removed))])
 
 
-def check_cell(merge: Merge, kind: Kind, value: Value) -> None:
-    """Return if a foreign put may carry this value for a counter, set or text (APP-4).
+def check_cells(merge: Merge, kind: Kind, values: Sequence[Value]) -> None:
+    """Return if a foreign segment may carry these values for a counter, set or text (APP-4).
 
     Raises:
         MalformedError: TYP-2 to TYP-4.
     """
-    if merge is Merge.COUNTER:
-        if type(value) is not int:
-            raise MalformedError(f"counter is written with {type(value).__name__}, want an integer", rule="TYP-2")
-    elif merge is Merge.SET:
-        if kind is Kind.UPDATE:
-            change_of_set(value)
-        elif canonical_set(value) != value:
-            raise MalformedError("set is not in its one spelling", rule="TYP-3")
-    elif merge is Merge.TEXT:
-        if kind is Kind.UPDATE:
+    if merge is Merge.SET:
+        for value in values:
+            if kind is Kind.UPDATE:
+                change_of_set(value)
+            elif canonical_set(value) != value:
+                raise MalformedError("set is not in its one spelling", rule="TYP-3")
+        return
+    if merge is Merge.TEXT and kind is Kind.UPDATE:
+        for value in values:
             decode_edits(value)
-        elif type(value) is not str:
-            raise MalformedError(f"text is written with {type(value).__name__}, want text", rule="TYP-4")
+        return
+    wanted, rule = (int, "TYP-2") if merge is Merge.COUNTER else (str, "TYP-4")
+    if set(map(type, values)) != {wanted}:
+        raise MalformedError(f"{merge.value} column is written with another type than {wanted.__name__}", rule=rule)

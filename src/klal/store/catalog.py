@@ -16,8 +16,21 @@ from functools import cached_property
 import apsw
 
 from klal.errors import MalformedError, UsageError
+from klal.model.acts import DELETE_POLICIES, MERGE_POLICIES, SetPolicy
 from klal.model.codec import pack, unpack
-from klal.model.schema import Column, Key, TableDefinition, Value, affinity_of, column_id_of, fold
+from klal.model.schema import (
+    Column,
+    Key,
+    Merge,
+    TableDefinition,
+    Value,
+    affinity_of,
+    column_id_of,
+    fold,
+    merge_of,
+    nothing_of,
+)
+from klal.rules.merge import Columns
 from klal.store.declare import column_sql, table_sql
 from klal.store.layout import quote
 from klal.store.sql import Connection
@@ -40,6 +53,7 @@ class Table:
     Shape:
         columns: in the physical order of the file's table.
         key: the key columns, in key order.
+        merge, on_delete: the policies that a write of this table is made under.
     """
 
     tab: int
@@ -49,6 +63,8 @@ class Table:
     columns: tuple[ColumnInfo, ...]
     key: tuple[ColumnInfo, ...]
     values: tuple[ColumnInfo, ...] = field(init=False)
+    merge: str = MERGE_POLICIES[0]
+    on_delete: str = DELETE_POLICIES[0]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", tuple(column for column in self.columns if not column.is_key))
@@ -61,12 +77,27 @@ class Table:
     @cached_property
     def defaults(self) -> dict[bytes, Value]:
         """Column id -> what the column shows where nobody wrote it; without those only SQLite can give."""
-        literals = {info.column_id: info.column.default for info in self.values}
         return {
-            column_id: None if default is None else default.literal
-            for column_id, default in literals.items()
-            if default is None or not default.function
+            info.column_id: nothing_of(info.column)
+            for info in self.values
+            if info.column.default is None or not info.column.default.function
         }
+
+    @cached_property
+    def typed(self) -> dict[int, Merge]:
+        """Where the counters, sets and texts stand among `columns`."""
+        merges = {position: merge_of(self.columns[position].column) for position in self.value_positions}
+        return {position: merge for position, merge in merges.items() if merge is not Merge.REGISTER}
+
+    @cached_property
+    def merge_columns(self) -> Columns:
+        """What the merge must know of the columns."""
+        return Columns(self.defaults, {self.columns[place].column_id: merge for place, merge in self.typed.items()})
+
+    @cached_property
+    def has_text(self) -> bool:
+        """True when a column is a text, whose documents are kept beside the table."""
+        return Merge.TEXT in self.typed.values()
 
     @cached_property
     def key_positions(self) -> tuple[int, ...]:
@@ -180,7 +211,10 @@ class Catalog:
         key = tuple(
             next(info for info in columns if info.is_key and info.column.name == part) for part in definition.key
         )
-        return Table(tab, table_id, name, definition, columns, key)
+        policies = dict(
+            self._connection.execute("SELECT name, value FROM klal_policy WHERE tab = ?", (tab,)).fetchall()
+        )
+        return Table(tab, table_id, name, definition, columns, key, **policies)
 
     def named(self, name: str) -> Table:
         """Return the table of this name.
@@ -210,6 +244,25 @@ class Catalog:
             )
             for table in self.by_id.values()
         ]
+
+    def set_policy(self, act: SetPolicy, order_key: bytes) -> None:
+        """Let an act say how writes of a table are made, unless one with a greater order key has (POL-2).
+
+        Raises:
+            MalformedError: POL-1, there is no such table.
+        """
+        table = self.by_id.get(act.table_id)
+        if table is None:
+            raise MalformedError(f"policy of unknown table {act.table_id.hex()[:8]}", rule="POL-1")
+        for name, value in (("merge", act.merge), ("on_delete", act.on_delete)):
+            if value:
+                self._connection.execute(
+                    "INSERT INTO klal_policy VALUES(?,?,?,?) ON CONFLICT(tab, name) DO UPDATE"
+                    " SET value = excluded.value, order_key = excluded.order_key"
+                    " WHERE excluded.order_key >= order_key",
+                    (table.tab, name, value, order_key),
+                )
+        self.load()
 
     # -- declaring -------------------------------------------------------------------
 

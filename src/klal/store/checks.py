@@ -29,8 +29,9 @@ from klal.store.store import Store
 # Tables are numbered in each file as they came, so lines are compared by the table's id.
 _TABLE = "(SELECT table_id FROM klal_table t WHERE t.tab = klal_{0}.tab)"
 _DERIVED = (
-    ("klal_life", f"{_TABLE.format('life')}, key, life, was_deleted"),
-    ("klal_dead", f"{_TABLE.format('dead')}, key, life, is_born, was_deleted, image"),
+    ("klal_life", f"{_TABLE.format('life')}, key, life, births, was_deleted"),
+    ("klal_dead", f"{_TABLE.format('dead')}, key, life, births, was_deleted, is_ended, image"),
+    ("klal_policy", f"{_TABLE.format('policy')}, name, value, order_key"),
     (
         "klal_conflict",
         (

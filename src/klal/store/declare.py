@@ -32,6 +32,13 @@ _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?0[xX][
 _TEXT = re.compile(r"'(?:[^']|'')*'")
 _BLOB = re.compile(r"[xX]'(?:[0-9a-fA-F]{2})*'")
 
+# SQLite does not know these two, so they are read here, whole, before it sees the text.
+_NAME = r"(?P<name>\w+|\"(?:[^\"]|\"\")+\"|`[^`]+`|\[[^\]]+\])"
+_POLICY = re.compile(
+    rf"{_SPACE}ALTER\s+TABLE\s+{_NAME}\s+SET\s+(?:MERGE\s+(?:BY\s+)?(?P<merge>CELL|ROW)|ON\s+DELETE\s+(?P<on_delete>REVIVE|WINS))"
+    rf"{_SPACE};?{_SPACE}",
+    re.IGNORECASE | re.DOTALL,
+)
 # Words that can only stand unquoted as keywords, and what each would ask of a merge.
 _REFUSED_WORDS = {
     "CHECK": "CHECK constraints are not replicated by this version; check in your program",
@@ -225,6 +232,16 @@ def created_table(sql: str, tables: Sequence[TableDefinition]) -> TableDefinitio
     return created[0]
 
 
+def set_policy(sql: str) -> tuple[str, str, str] | None:
+    """Return (table name, merge, on delete) that an ALTER TABLE SET declares, the one not named empty; else None."""
+    match = _POLICY.fullmatch(sql)
+    if match is None:
+        return None
+    name = match["name"]
+    quoted = name[1:-1].replace('""', '"') if name[0] == '"' else name[1:-1]
+    return quoted if name[0] in '"`[' else name, (match["merge"] or "").lower(), (match["on_delete"] or "").lower()
+
+
 def added_column(sql: str, tables: Sequence[TableDefinition]) -> tuple[str, Column]:
     """Return (table name, column) that an ALTER TABLE ADD COLUMN declares.
 
@@ -234,6 +251,10 @@ def added_column(sql: str, tables: Sequence[TableDefinition]) -> tuple[str, Colu
     words = words_of(sql)
     if "RENAME" in words[:6] or "DROP" in words[:6]:
         raise UsageError("RENAME and DROP are not replicated by this version; of ALTER TABLE, only ADD COLUMN is")
+    if "SET" in words[3:6] and "ADD" not in words[3:6]:
+        raise UsageError(
+            "ALTER TABLE ... SET is not understood: want SET MERGE CELL or ROW, or SET ON DELETE REVIVE or WINS"
+        )
     check_words(sql)
     scratch = Scratch(tables)
     before = scratch.tables()

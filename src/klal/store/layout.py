@@ -55,11 +55,17 @@ CREATE TABLE klal_table(tab INTEGER PRIMARY KEY, table_id BLOB NOT NULL UNIQUE, 
 CREATE TABLE klal_column(tab INTEGER, column_id BLOB, name TEXT NOT NULL, definition BLOB NOT NULL,
   is_added INTEGER NOT NULL, PRIMARY KEY(tab, column_id)) WITHOUT ROWID;
 
+-- What a table's policies were set to, each by the act with the greatest order key.
+CREATE TABLE klal_policy(tab INTEGER, name TEXT, value TEXT NOT NULL, order_key BLOB NOT NULL,
+  PRIMARY KEY(tab, name)) WITHOUT ROWID;
+
 -- What the merge must remember of a key, for the few keys where there is anything.
-CREATE TABLE klal_life(tab INTEGER, key BLOB, life INTEGER NOT NULL, was_deleted INTEGER NOT NULL,
-  PRIMARY KEY(tab, key)) WITHOUT ROWID;
-CREATE TABLE klal_dead(tab INTEGER, key BLOB, life INTEGER NOT NULL, is_born INTEGER NOT NULL,
-  was_deleted INTEGER NOT NULL, image BLOB NOT NULL, PRIMARY KEY(tab, key)) WITHOUT ROWID;
+CREATE TABLE klal_life(tab INTEGER, key BLOB, life INTEGER NOT NULL, births INTEGER NOT NULL,
+  was_deleted INTEGER NOT NULL, PRIMARY KEY(tab, key)) WITHOUT ROWID;
+CREATE TABLE klal_dead(tab INTEGER, key BLOB, life INTEGER NOT NULL, births INTEGER NOT NULL,
+  was_deleted INTEGER NOT NULL, is_ended INTEGER NOT NULL, image BLOB NOT NULL, PRIMARY KEY(tab, key)) WITHOUT ROWID;
+CREATE TABLE klal_text(tab INTEGER, key BLOB, column_id BLOB, document BLOB NOT NULL,
+  PRIMARY KEY(tab, key, column_id)) WITHOUT ROWID;
 CREATE TABLE klal_conflict(tab INTEGER, key BLOB, column_id BLOB, log INTEGER, seq INTEGER, life INTEGER NOT NULL,
   key_text TEXT NOT NULL, value, winner_log INTEGER, winner_seq INTEGER, winner_value,
   PRIMARY KEY(tab, key, column_id, log, seq)) WITHOUT ROWID;
@@ -77,6 +83,11 @@ SELECT t.name AS "table", c.key_text AS "key", k.name AS "column",
   (SELECT lower(hex(l.log_id)) || ':' || c.seq FROM klal_log l WHERE l.log = c.log) AS loser_change
 FROM klal_conflict c JOIN klal_table t USING (tab)
 LEFT JOIN klal_column k ON k.tab = c.tab AND k.column_id = c.column_id;
+CREATE VIEW klal_policies AS
+SELECT t.name AS "table",
+  coalesce((SELECT value FROM klal_policy p WHERE p.tab = t.tab AND p.name = 'merge'), 'cell') AS "merge",
+  coalesce((SELECT value FROM klal_policy p WHERE p.tab = t.tab AND p.name = 'on_delete'), 'revive') AS on_delete
+FROM klal_table t;
 CREATE VIEW klal_changes AS
 SELECT lower(hex(l.log_id)) || ':' || (s.seq + c.lsn - s.lsn) AS "change", m.name AS member,
   CASE c.state WHEN 0 THEN 'payload missing' WHEN 1 THEN 'parked' WHEN 2 THEN 'applied'

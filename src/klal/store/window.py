@@ -28,6 +28,7 @@ class _Touch(NamedTuple):
     order: OrderKey
     segment: Segment
     row: int
+    log_id: bytes
 
 
 class Window:
@@ -65,11 +66,12 @@ class Window:
     def writes(self, unseen: Mapping[int, tuple[int, int]], table_id: bytes, key: Key) -> list[Write]:
         """Return the window's writes of one key."""
         found = []
-        for change, order, segment, row in self._touches.get(table_id, {}).get(key, ()):
+        for change, order, segment, row, log_id in self._touches.get(table_id, {}).get(key, ()):
             start, stop = unseen.get(change.log, (0, 0))
             if start <= change.seq < stop:
                 cells = {column: values[row] for column, values in zip(segment.columns, segment.values, strict=True)}
-                found.append(Write(change, order, segment.kind, segment.life(row), cells))
+                life = segment.life(row)
+                found.append(Write(change, order, segment.kind, life, cells, segment.is_final, log_id))
         return found
 
     def _load(self, unseen: Mapping[int, tuple[int, int]]) -> None:
@@ -101,7 +103,7 @@ class Window:
             for segment in decode_segments(data):
                 self._count += len(segment.keys)
                 for row, key in enumerate(segment.keys):
-                    touches.setdefault(key, []).append(_Touch(change, order, segment, row))
+                    touches.setdefault(key, []).append(_Touch(change, order, segment, row, log.log_id))
 
 
 def order_key(history: History, log: Log, stored: Stored) -> OrderKey:

@@ -10,7 +10,7 @@ Source:
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from klal.errors import RefusedError, UsageError
-from klal.model.acts import Act, AddColumn, Close, CreateTable, encode_acts
+from klal.model.acts import Act, AddColumn, Close, CreateTable, SetPolicy, check_act, encode_acts
 from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX, tree_leaf
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Part, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
@@ -26,22 +26,34 @@ from klal.model.schema import TABLE_COLUMN_COUNT_GROWN_MAX, Key, Value, check_de
 from klal.ports import Clock, Entropy
 from klal.rules.merge import ChangeRef
 from klal.rules.order import OrderKey, draw_of, order_stamp
+from klal.rules.text import Put
 from klal.store.apply import Applier, order_bytes
 from klal.store.capture import (
     Capture,
     Net,
+    Row,
     TableCapture,
     encode_inserts,
     segments_of_deletes,
     segments_of_inserts,
     segments_of_updates,
+    written,
 )
 from klal.store.catalog import Catalog, Table, check_addable
-from klal.store.declare import added_column, created_table, first_word, is_blank, savepoint_name, words_of
+from klal.store.declare import (
+    added_column,
+    created_table,
+    first_word,
+    is_blank,
+    savepoint_name,
+    set_policy,
+    words_of,
+)
 from klal.store.file import allow_klal_id, translate
 from klal.store.history import INLINE_SIZE_MAX, STATE_APPLIED, History, Log
 from klal.store.rows import Rows
 from klal.store.sql import Connection
+from klal.store.typed import settle, travelling
 
 _UNNAMED_ORDER = b"\xff" * 72  # Sorts after every real order key; replaced when the change has one.
 _COUNTER_MAX = 0xFFFF
@@ -283,8 +295,11 @@ class Writer:
         """
         word = "ALTER" if first_word(sql) == "ALTER" else "CREATE"
         try:
+            policy = set_policy(sql)
             if word == "CREATE":
                 self._create(sql)
+            elif policy is not None:
+                self.set_policy(*policy)
             else:
                 table_name, column = added_column(sql, self._catalog.definitions())
                 table = self._catalog.named(table_name)
@@ -300,6 +315,15 @@ class Writer:
             raise UsageError(error.message) from error
         self._plans.clear()
         return Outcome(0, (), [])
+
+    def set_policy(self, table_name: str, merge: str, on_delete: str) -> None:
+        """Set how writes of a table are made from here on, and note it as an act."""
+        table = self._catalog.named(table_name)
+        act = SetPolicy(table.table_id, merge, on_delete)
+        check_act(act)
+        self._catalog.set_policy(act, _UNNAMED_ORDER)
+        self._acts.append(act)
+        self.capture.retable(self._catalog.by_id[table.table_id])
 
     def _create(self, sql: str) -> None:
         kind = [word for word in words_of(sql)[:5] if word in ("TABLE", "INDEX", "VIEW", "TRIGGER")]
@@ -436,27 +460,57 @@ class Writer:
         return self._salts[at : at + SALT_SIZE]
 
     def _part(self, table: Table, net: Net) -> tuple[bytes, bytes, int]:
+        if table.typed:
+            with paused(self.capture):
+                settle(self._connection, table, net)
         lives: dict[Key, int] = {}
         has_side = self._rows.has_side(table)
         for key, row in net.deletes.items():
             lives[key] = self._rows.local_delete(table, key, row)
+        for key in net.burials:
+            lives[key] = self._rows.local_burial(table, key)
+        forced = self.capture.of(table).forced
+        updates: dict[Key, tuple[tuple[int, ...], Sequence[Value]]] = {
+            key: (written(table, old, new, forced.get(key, ())), new) for key, (old, new) in net.updates.items()
+        }
         if has_side:
             for key in net.inserts:
                 lives[key] = self._rows.local_insert(table, key)
-            for key, (old, new) in net.updates.items():
-                lives[key] = self._rows.local_update(table, key, old, new)
+            for key, (positions, _) in updates.items():
+                lives[key] = self._rows.local_update(table, key, positions)
+        if table.typed:
+            for key, (positions, _) in updates.items():
+                updates[key] = (positions, self._travelling(table, key, positions, *net.updates[key]))
 
         def life_of(key: Key) -> int:
             return lives.get(key, 1)
 
         segments = [
-            *segments_of_deletes(net.deletes, life_of),
-            *segments_of_updates(table, net.updates, life_of),
+            *segments_of_deletes(table, [*net.deletes, *net.burials], life_of),
+            *segments_of_updates(table, updates, life_of),
             *segments_of_inserts(table, net.inserts, life_of),
         ]
         encoded = [*net.spilled, *map(encode_segment, segments)]
-        count = net.spilled_count + len(net.deletes) + len(net.updates) + len(net.inserts)
+        count = net.spilled_count + sum(len(segment.keys) for segment in segments)
         return table.table_id, b"".join((self._salt(), *encoded)), count
+
+    def _travelling(self, table: Table, key: Key, positions: tuple[int, ...], old: Row, new: Row) -> Row:
+        """Return what an UPDATE of counters, sets and texts carries, and keep the documents of the texts."""
+        row, edits = travelling(table, positions, old, new)
+        own = self.own
+        assert own is not None, "a write transaction has a log to write to"
+        for position, made in edits.items():
+            put = Put(own.log.log_id, self._next_seq(own))
+            self._rows.local_edits(table, key, table.columns[position].column_id, str(old[position]), made, put)
+        return row
+
+    def _next_seq(self, own: OwnLog) -> int:
+        """Return the number of the change that is being made: `append` may put headers without payload before it."""
+        if own.past_is_fresh:
+            return own.log.length
+        heads = self._history.maximal_heads(self._history.head_vector(own.log))
+        others = sum(head.log != own.log.log for head in heads)
+        return own.log.length + max(0, -(-others // PAST_COUNT_MAX) - 1)
 
     def append(self, parts: list[tuple[bytes, bytes, int]]) -> ChangeRef:
         """Append one change with these (table id, bytes, row count) parts to the own log.
@@ -509,10 +563,13 @@ class Writer:
         log.order_stamp = stamp
         if log.vector is not None:
             log.vector[log.log] = seq + 1
-        if self._acts and any(isinstance(act, CreateTable) for act in self._acts):
+        if any(isinstance(act, CreateTable | SetPolicy) for act in self._acts):
             draw = draw_of(history.space_id, certificate, log.member_id)
             order = order_bytes(OrderKey(stamp, draw, hashed))
-            self._connection.execute("UPDATE klal_table SET order_key = ? WHERE order_key = ?", (order, _UNNAMED_ORDER))
+            for name in ("klal_table", "klal_policy"):
+                self._connection.execute(
+                    f"UPDATE {name} SET order_key = ? WHERE order_key = ?", (order, _UNNAMED_ORDER)
+                )
         return ref
 
     def _see_past(self, ref: ChangeRef, heads: list[ChangeRef]) -> list[bytes]:
