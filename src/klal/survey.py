@@ -11,6 +11,7 @@ from functools import cached_property
 from klal.errors import IncompleteError, UsageError
 from klal.model.acts import Act, Close, CreateTable, Genesis, Invite, Join, SetPolicy, decode_acts
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
+from klal.model.schema import Value
 from klal.reports import (
     ChangeId,
     Claim,
@@ -28,7 +29,7 @@ from klal.rules.closing import Cut
 from klal.rules.coverage import Gap, Held, gaps, space_state, stable_lengths
 from klal.rules.merge import ChangeRef
 from klal.store.history import STATE_LACKING, STATE_VOID, Stored
-from klal.store.rows import decode_key
+from klal.store.resolve import lines
 from klal.store.store import Store
 
 _SKEW_WARN_MS = 5 * 60 * 1000
@@ -371,31 +372,27 @@ class Survey:
 
     def conflicts(self) -> list[Conflict]:
         """Return every conflict entry, by table, key and column."""
-        store = self._store
-        tables = {table.tab: table for table in store.catalog.by_id.values()}
         found = []
-        for tab, key, column_id, log, seq, value, winner_log, winner_seq, winner_value in store.connection.execute(
-            "SELECT tab, key, column_id, log, seq, value, winner_log, winner_seq, winner_value FROM klal_conflict"
-        ).fetchall():
-            table = tables[tab]
-            info = table.by_id.get(column_id)
-            winner = None if winner_log is None else ChangeRef(winner_log, winner_seq)
+        for line in lines(self._store):
+            info = line.table.by_id.get(line.column_id)
             found.append(
                 Conflict(
-                    table.name,
-                    decode_key(key),
+                    line.conflict_id,
+                    line.table.name,
+                    line.key,
                     None if info is None else info.name,
-                    self._claim(winner_value, winner),
-                    self._claim(value, ChangeRef(log, seq)),
+                    self._claim(line.winner_value, line.winner),
+                    self._claim(line.value, line.loser),
                 )
             )
         return sorted(found, key=lambda c: (c.table, repr(c.key), c.column or "", c.loser.change or ChangeId(b"", 0)))
 
-    def _claim(self, value: object, ref: ChangeRef | None) -> Claim:
+    def _claim(self, value: Value, ref: ChangeRef | None) -> Claim:
         if ref is None:
-            return Claim(value, "", None)  # type: ignore[arg-type]
+            return Claim(value, "", None, None)
         log = self._history.logs[ref.log]
-        return Claim(value, self.name(log.member_id), ChangeId(log.log_id, ref.seq))  # type: ignore[arg-type]
+        unix_ms = self._history.read(ref).header.unix_ms
+        return Claim(value, self.name(log.member_id), ChangeId(log.log_id, ref.seq), unix_ms)
 
     def log(self, limit: int | None, table: str | None) -> list[LogEntry]:
         """Return changes, newest first by order stamp, then by log and number."""

@@ -139,6 +139,8 @@ def expected(changes: Collection[Change], key: Key) -> Expected:
                 elif is_alive and column in TYPES:
                     if base is None or column != b"n" or put not in began or value == stated(base, key, column):
                         continue
+                    if any(b"n" in u.writes[key].cells and {put.ref, base.ref} <= u.past for u in added):
+                        continue
                     stands, shown, winner = None, repr(value), base.ref
             if stands != shown:
                 conflicts.add(Conflict(column, put.ref, shown, winner, row[column] if is_alive else "None"))
@@ -238,7 +240,7 @@ def _seen_by_any(change: Change, others: Collection[Change]) -> bool:
 def _overwriting(puts: Collection[Change], key: Key, earlier: Change, column: bytes) -> list[Change]:
     """Return the writes that, if they have seen it, put what `earlier` wrote in `column` to rest."""
     write = earlier.writes[key]
-    adds = column in TYPES and not (column == b"n" and write.kind is Kind.INSERT)
+    adds = column in TYPES
     return [
         put
         for put in puts

@@ -294,7 +294,7 @@ def _entries(
     everyone = [*window, write]
     found: dict[tuple[bytes | None, ChangeRef], Entry] = {}
     for entry in row.entries:
-        if not _clears(write, entry, sees, columns):
+        if not _clears(write, entry, merged, sees, columns):
             found[entry.column, entry.change] = entry
     for other in everyone:
         if other.kind is Kind.DELETE:
@@ -305,31 +305,50 @@ def _entries(
             ):
                 shown = readable(columns.of(column), other.kind, value)
                 found.setdefault((column, other.change), Entry(column, other.change, other.life, shown, None, None))
-    begins = _beginning(row, window, write, sees, columns)
-    kept = {name: entry for name, entry in found.items() if _is_lost(entry, row, merged, columns, begins)}
+    bases = _bases(row, window, write, sees, columns)
+    kept = {name: entry for name, entry in found.items() if _is_lost(entry, row, merged, columns, bases)}
     if merged.is_alive:
         for other in everyone:
             is_lost_delete = other.kind is Kind.DELETE and other.life == merged.life
             if is_lost_delete and not any(sees(later.change, other.change) for later in everyone):
                 kept.setdefault((None, other.change), Entry(None, other.change, other.life, None, None, None))
-    winners = [_with_winner(entry, row, merged, everyone, write, sees, columns, begins) for entry in kept.values()]
+    winners = [_with_winner(entry, row, merged, everyone, write, sees, columns, bases) for entry in kept.values()]
     return tuple(sorted(winners, key=lambda entry: (entry.column or b"", entry.change)))
 
 
-def _beginning(
+class _Bases(NamedTuple):
+    """What a counter of the current life counts from, and the INSERTs whose beginning was lost to it."""
+
+    winner: ChangeRef
+    lost: frozenset[ChangeRef]
+
+
+def _bases(
     row: RowState, window: Sequence[Write], write: Write, sees: Sees, columns: Columns
-) -> Mapping[ChangeRef, Write] | None:
-    """Return the INSERTs that begin the current life, if `write` is one of them; else None."""
+) -> Mapping[bytes, _Bases] | None:
+    """Return this for every counter if `write` begins the current life too; else None, and nothing has changed."""
     if write.kind is not Kind.INSERT or write.life < row.life or not columns.merges:
         return None
     puts = [other for other in window if other.kind is not Kind.DELETE and other.life == write.life]
     if write.life == row.life and _saw_birth(row, puts):
         return None
-    return {put.change: put for put in (*_firsts(puts, sees), write)}
+    firsts = [*_firsts(puts, sees), write]
+    found = {}
+    for column in (column for column, merge in columns.merges.items() if merge is Merge.COUNTER):
+        winner, base = _base(column, firsts, columns)
+        # Whoever changed the counter having seen both has taken note of both.
+        knowing = [put.change for put in puts if column in put.cells and sees(put.change, winner.change)]
+        lost = [
+            put.change
+            for put in firsts
+            if columns.stated(put)[column] != base and not any(sees(other, put.change) for other in knowing)
+        ]
+        found[column] = _Bases(winner.change, frozenset(lost))
+    return found
 
 
 def _is_lost(
-    entry: Entry, row: RowState, merged: RowState, columns: Columns, begins: Mapping[ChangeRef, Write] | None
+    entry: Entry, row: RowState, merged: RowState, columns: Columns, bases: Mapping[bytes, _Bases] | None
 ) -> bool:
     """True when what is not superseded does not show either (MRG-6)."""
     column = entry.column
@@ -343,34 +362,31 @@ def _is_lost(
         return not same(cells[column], entry.value)
     if merge is not Merge.COUNTER:
         return False  # Whatever was put into a set or text of this life is in it.
-    if begins is None:
+    if bases is None:
         # Only what a life began with can lose, and only another INSERT that begins it decides that anew.
         return any((column, entry.change) == (known.column, known.change) for known in row.entries)
-    _, base = _base(column, list(begins.values()), columns)
-    return entry.change in begins and columns.stated(begins[entry.change])[column] != base
+    return entry.change in bases[column].lost
 
 
-def _clears(write: Write, entry: Entry, sees: Sees, columns: Columns) -> bool:
+def _clears(write: Write, entry: Entry, merged: RowState, sees: Sees, columns: Columns) -> bool:
     """True when `write` has seen the entry and wrote over it (MRG-6)."""
     if not sees(write.change, entry.change):
         return False
     if write.kind is Kind.DELETE or entry.column is None or entry.life < write.life:
         return True
-    # A difference is spelled as text, so an integer is what a life began with.
-    is_base = type(entry.value) is int
-    return entry.life == write.life and entry.column in write.cells and _replaces(columns.of(entry.column), is_base)
+    if entry.life != write.life or entry.column not in write.cells:
+        return False
+    if columns.of(entry.column) is Merge.REGISTER:
+        return True
+    # An increment takes the place of nothing. It settles what a counter began with, once it has seen both sides.
+    is_base = merged.is_alive and columns.of(entry.column) is Merge.COUNTER and type(entry.value) is int
+    return is_base and entry.winner is not None and sees(write.change, entry.winner)
 
 
 def _supersedes(later: Write, earlier: Write, column: bytes, columns: Columns) -> bool:
     if later.kind is Kind.DELETE or later.life > earlier.life:
         return True
-    is_base = earlier.kind is Kind.INSERT
-    return later.life == earlier.life and column in later.cells and _replaces(columns.of(column), is_base)
-
-
-def _replaces(merge: Merge, is_base: bool) -> bool:
-    """True when a put of a column takes the place of an earlier one, and does not add to it."""
-    return merge is Merge.REGISTER or (merge is Merge.COUNTER and is_base)
+    return later.life == earlier.life and column in later.cells and columns.of(column) is Merge.REGISTER
 
 
 def _with_winner(
@@ -381,7 +397,7 @@ def _with_winner(
     write: Write,
     sees: Sees,
     columns: Columns,
-    begins: Mapping[ChangeRef, Write] | None,
+    bases: Mapping[bytes, _Bases] | None,
 ) -> Entry:
     """Return the entry naming what stands instead (MRG-7).
 
@@ -395,11 +411,8 @@ def _with_winner(
         # the writers of cells that are not in the window, and so depend on the order.
         return replace(entry, winner=None, winner_value=value)
     winner = entry.winner if row.is_ended == merged.is_ended else None
-    is_counted = merged.is_alive and column is not None and columns.of(column) is Merge.COUNTER
-    if is_counted:
-        assert column is not None, "a lost DELETE has no column"
-        if begins is not None:
-            winner = _base(column, list(begins.values()), columns)[0].change
+    if merged.is_alive and column is not None and columns.of(column) is Merge.COUNTER:
+        winner = winner if bases is None else bases[column].winner
     elif winner is None or _stands_against(write, entry, merged, sees):
         against = [other for other in everyone if _stands_against(other, entry, merged, sees)]
         winner = max(against, key=lambda other: other.order).change if against else winner

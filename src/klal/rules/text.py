@@ -217,6 +217,11 @@ def text_of(document: Document) -> str:
     return _load(document.snapshot).get_text(_NAME).to_string()
 
 
+def told_by(document: Document) -> tuple[object, ...]:
+    """Return what two replicas with the same puts have alike; the library's own bytes may differ."""
+    return text_of(document), document.bases, sorted(document.ends.items())
+
+
 def _make(text: loro.LoroText, edits: list[Edit]) -> None:
     for edit in edits:
         length = text.len_unicode

@@ -299,7 +299,7 @@ class Writer:
             if word == "CREATE":
                 self._create(sql)
             elif policy is not None:
-                self.set_policy(*policy)
+                self._set_policy(*policy)
             else:
                 table_name, column = added_column(sql, self._catalog.definitions())
                 table = self._catalog.named(table_name)
@@ -316,7 +316,19 @@ class Writer:
         self._plans.clear()
         return Outcome(0, (), [])
 
-    def set_policy(self, table_name: str, merge: str, on_delete: str) -> None:
+    def declare_policy(self, table_name: str, merge: str, on_delete: str) -> Outcome:
+        """Run what an ALTER TABLE SET asks for, given in words.
+
+        Raises:
+            UsageError: No such table or policy.
+        """
+        try:
+            self._set_policy(table_name, merge, on_delete)
+        except RefusedError as error:
+            raise UsageError(error.message) from error
+        return Outcome(0, (), [])
+
+    def _set_policy(self, table_name: str, merge: str, on_delete: str) -> None:
         """Set how writes of a table are made from here on, and note it as an act."""
         table = self._catalog.named(table_name)
         act = SetPolicy(table.table_id, merge, on_delete)
