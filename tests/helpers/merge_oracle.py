@@ -185,8 +185,9 @@ def set_of(key: Key, puts: Collection[Change]) -> str:
 
 def text_of(key: Key, began: Collection[Change], added: Collection[Change]) -> str:
     """Return what a text shows: each put made upon a document of exactly what it had seen, and all of them joined."""
-    if not began:
-        return repr(DEFAULTS[b"t"])
+    texts = {stated(put, key, b"t") for put in began} or {DEFAULTS[b"t"]}
+    if len(texts) == 1 and not any(b"t" in put.writes[key].cells for put in added):
+        return repr(*texts)
     identity = {put.ref: tagged_hash("klal/text/1", stated(put, key, b"t").encode()) for put in began}
     identity |= {put.ref: put.writes[key].log_id for put in added}
     rank = {each: place for place, each in enumerate(sorted(set(identity.values())), 1)}
@@ -348,6 +349,7 @@ def draw_fleet(random: Random, merge: Merge = merge_write, *, change_count: int 
     copies = [Copy(merge) for _ in range(member_count)]
     skews = [random.choice([0, 0, 0, 1, 300_000, -300_000]) for _ in range(member_count)]
     keys = ["k1", "k2"][: random.randint(1, 2)]
+    columns = COLUMNS if random.random() < 0.4 else COLUMNS[:-1]  # Texts take longest.
     hears = random.random() / 2
     now = 1_000
     while len(space.changes) < change_count:
@@ -358,34 +360,34 @@ def draw_fleet(random: Random, merge: Merge = merge_write, *, change_count: int 
             hear(random, copy, list(copies[random.randrange(member_count)].applied.values()), random.choice([1, 2, 99]))
             continue
         chosen = random.sample(keys, random.randint(1, len(keys)))
-        writes = {key: draw_write(random, copy.rows.get(key, RowState()), liars=liars) for key in chosen}
+        writes = {key: draw_write(random, copy.rows.get(key, RowState()), columns, liars=liars) for key in chosen}
         made = space.change(member, copy.applied.values(), max(0, now + skews[member]), writes)
         copy.apply(made)
     return space
 
 
-def draw_write(random: Random, row: RowState, *, liars: bool) -> tuple[object, ...]:
+def draw_write(random: Random, row: RowState, columns: Sequence[bytes], *, liars: bool) -> tuple[object, ...]:
     """Return (kind, life, cells, is final) of a write that somebody who sees `row` could make."""
     if liars and random.random() < 0.3:
         kind = random.choice([Kind.INSERT, Kind.UPDATE, Kind.DELETE])
-        columns = random.sample(COLUMNS, random.randint(1, len(COLUMNS)))
-        cells = {} if kind is Kind.DELETE else draw_cells(random, kind, columns, row)
+        chosen = random.sample(columns, random.randint(1, len(columns)))
+        cells = {} if kind is Kind.DELETE else draw_cells(random, kind, chosen)
         return kind, random.randint(1, 3), cells, kind is Kind.DELETE and random.random() < 0.3
     if not row.is_alive:
-        known = [column for column in COLUMNS if random.random() < 0.8]
-        return Kind.INSERT, row.life + 1, draw_cells(random, Kind.INSERT, known, row), False
+        known = [column for column in columns if random.random() < 0.8]
+        return Kind.INSERT, row.life + 1, draw_cells(random, Kind.INSERT, known), False
     if random.random() < 0.35:
         return Kind.DELETE, row.life, {}, random.random() < 0.3
-    columns = random.sample(COLUMNS, random.randint(1, 2))
-    return Kind.UPDATE, row.life, draw_cells(random, Kind.UPDATE, columns, row), False
+    chosen = random.sample(columns, random.randint(1, 2))
+    return Kind.UPDATE, row.life, draw_cells(random, Kind.UPDATE, chosen), False
 
 
-def draw_cells(random: Random, kind: Kind, columns: Collection[bytes], row: RowState) -> dict[bytes, Value]:
+def draw_cells(random: Random, kind: Kind, columns: Collection[bytes]) -> dict[bytes, Value]:
     """Return what a put writes into these columns."""
-    return {column: draw_cell(random, kind, column, row) for column in columns}
+    return {column: draw_cell(random, kind, column) for column in columns}
 
 
-def draw_cell(random: Random, kind: Kind, column: bytes, row: RowState) -> Value:
+def draw_cell(random: Random, kind: Kind, column: bytes) -> Value:
     elements = ['"x"', '"y"', "1", "null"]
     if column in REGISTERS:
         return random.choice([0, 1, 2, None])

@@ -337,7 +337,11 @@ def _bases(
     for column in (column for column, merge in columns.merges.items() if merge is Merge.COUNTER):
         winner, base = _base(column, firsts, columns)
         # Whoever changed the counter having seen both has taken note of both.
-        knowing = [put.change for put in puts if column in put.cells and sees(put.change, winner.change)]
+        knowing = [
+            put.change
+            for put in puts
+            if put.kind is Kind.UPDATE and column in put.cells and sees(put.change, winner.change)
+        ]
         lost = [
             put.change
             for put in firsts
@@ -380,7 +384,8 @@ def _clears(write: Write, entry: Entry, merged: RowState, sees: Sees, columns: C
         return True
     # An increment takes the place of nothing. It settles what a counter began with, once it has seen both sides.
     is_base = merged.is_alive and columns.of(entry.column) is Merge.COUNTER and type(entry.value) is int
-    return is_base and entry.winner is not None and sees(write.change, entry.winner)
+    is_knowing = write.kind is Kind.UPDATE and entry.winner is not None and sees(write.change, entry.winner)
+    return is_base and is_knowing
 
 
 def _supersedes(later: Write, earlier: Write, column: bytes, columns: Columns) -> bool:

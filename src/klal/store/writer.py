@@ -153,6 +153,8 @@ class Writer:
 
     def _plan(self, sql: str) -> str:
         word = first_word(sql)
+        if word == "ALTER" and set_policy(sql) is not None:
+            return "ddl"  # In words that SQLite does not know, so it is not asked.
         if word and ";" in sql.rstrip("; \t\r\n"):
             self._check_single(sql)
         if word in _TRANSACTION_WORDS:
