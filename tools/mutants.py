@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "tests/mutants/mutants.toml"
 # Whatever the tests read: they find the rest of the repository beside themselves.
-COPIED = ("src", "tests", "docs", "tools", "bench", "pyproject.toml", "README.md", "CHANGELOG.md", "STYLE.md", "Makefile")
+COPIED = ("src", "tests", "docs", "tools", "bench", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
 TIMEOUT_S = 540
 
 

@@ -386,10 +386,7 @@ class Replica:
         if (not isinstance(value, Unset)) + keep + delete != 1:
             raise UsageError("resolve wants a value, or keep, or delete: one of the three")
         conflict_id = conflict if isinstance(conflict, str) else conflict.id
-        if isinstance(value, Unset):
-            choice = Choice("keep" if keep else "delete")
-        else:
-            choice = Choice("value", value)
+        choice = Choice("keep" if keep else "delete") if isinstance(value, Unset) else Choice("value", value)
         return self._stepped(lambda: settle_conflict(self._store, conflict_id, choice))
 
     def set_policy(self, table: str, *, merge: str = "", on_delete: str = "") -> Result:

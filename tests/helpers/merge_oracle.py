@@ -9,13 +9,12 @@ and have clocks that are wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from random import Random
 from types import MappingProxyType
-
-import json
-from hashlib import sha256
 
 import loro
 import msgspec
@@ -204,9 +203,9 @@ def text_of(key: Key, began: Collection[Change], added: Collection[Change]) -> s
         for at, deleted, inserted in (
             msgspec.msgpack.decode(put.writes[key].cells.get(b"t", b"\x90")) if put in added else ()
         ):
-            at = min(at, text.len_unicode)
-            text.delete(at, min(deleted, text.len_unicode - at))
-            text.insert(at, inserted)
+            place = min(at, text.len_unicode)
+            text.delete(place, min(deleted, text.len_unicode - place))
+            text.insert(place, inserted)
         document.commit()
         made[put.ref] = document.export(loro.ExportMode.Snapshot())
     whole = loro.LoroDoc()
