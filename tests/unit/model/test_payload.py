@@ -32,7 +32,8 @@ def _plain(segment: Segment) -> tuple[object, ...]:
     """Return the segment with its rows as tuples, and each float by its spelling."""
     spelled = [[repr(value) for value in column] for column in segment.values]
     lives = None if segment.lives is None else list(segment.lives)
-    return segment.kind, segment.columns, [tuple(map(repr, key)) for key in segment.keys], spelled, lives
+    keys = [tuple(map(repr, key)) for key in segment.keys]
+    return segment.kind, segment.columns, keys, spelled, lives, segment.is_final
 
 
 def _raw(
@@ -118,6 +119,8 @@ def test_any_byte_changed_or_cut_is_refused_or_has_another_root(segment: Segment
         (_raw(kind=0), "PAY-2"),
         (_raw(kind=4), "PAY-2"),
         (_raw(flags=8), "PAY-2"),
+        (_raw(kind=1, flags=8), "PAY-2"),
+        (_raw(kind=3, flags=16, columns=(), values=_pack([])), "PAY-2"),
         (_raw()[:-1], "PAY-2"),
         (_raw() + b"\0", "PAY-2"),
         (_raw(keys_plain=99), "PAY-2"),

@@ -212,6 +212,20 @@ def test_a_document_changed_by_another_tool_is_found(fleet: Fleet) -> None:
     assert caught.value.evidence == "klal_text"
 
 
+def test_one_transaction_over_three_tables_arrives_whole(fleet: Fleet) -> None:
+    """S33, APP-1."""
+    for name in ("one", "two"):
+        fleet["ana"].execute(f"CREATE TABLE {name}(id TEXT PRIMARY KEY, n INTEGER COUNTER NOT NULL)")
+    with fleet["ana"].transaction():
+        for name in ("one", "two"):
+            fleet["ana"].execute(f"INSERT INTO {name} VALUES('k', 1)")
+        fleet["ana"].execute("UPDATE site SET nests = nests + 1")
+    fleet.gather()
+    agree(fleet)
+
+    assert fleet["ben"].query("SELECT one.n, two.n, nests FROM one, two, site") == [(1, 1, 11)]
+
+
 # -- policies --------------------------------------------------------------------------------
 
 
