@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench soak rules clean
+.PHONY: help demo test check lint bench soak rules mutants clean
 
 help:
 	@echo "make demo    three teams, three islands, three seasons closed"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   lint, format, types, floors, pages, then the tests: what CI runs"
 	@echo "make bench   the benchmarks, results in bench/results"
 	@echo "make soak    the laws with many more examples, and the kill test"
+	@echo "make mutants deliberate faults in merge and apply, each of which some test must catch"
 	@echo "make rules   every rule of the spec, with the tests that bear its id"
 	@echo "make clean   remove what the other targets made"
 
@@ -55,6 +56,9 @@ bench: $(READY)
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -q -n 2 --soak --timeout=3600
+
+mutants: $(READY)
+	@$(BIN)/python tools/mutants.py
 
 rules: $(READY)
 	@$(BIN)/python tools/rules.py

@@ -30,6 +30,7 @@ from klal.rules.order import order_stamp
 from klal.store.catalog import Table
 from klal.store.history import History
 from klal.store.moments import BareKey, Past, Scan, writes_of
+from klal.store.resolve import conflict_id_of
 from klal.store.store import Store
 from klal.store.window import order_key
 from klal.survey import Survey
@@ -416,10 +417,11 @@ def versions(store: Store, table_name: str, key: Value | Key) -> list[Version]:
     lost: dict[ChangeRef, list[Entry]] = {}
     for each in writes_of(Scan(history), table, {bare}, history.applied_lengths())[bare]:
         stored, log = history.read(each.change), history.logs[each.change.log]
-        write = Write(each.change, order_key(history, log, stored), each.kind, each.life, each.cells)
+        order = order_key(history, log, stored)
+        write = Write(each.change, order, each.kind, each.life, each.cells, each.is_final, log.log_id)
         window = [other for other in done if not history.sees(write.change, other.change)]
         before = {(entry.column, entry.change) for entry in state.entries}
-        state = merge_write(state, window, write, history.sees, table.defaults)
+        state = merge_write(state, window, write, history.sees, table.merge_columns)
         for entry in state.entries:
             if (entry.column, entry.change) not in before:
                 lost.setdefault(entry.change, []).append(entry)
@@ -434,16 +436,18 @@ def versions(store: Store, table_name: str, key: Value | Key) -> list[Version]:
             write.kind.name.lower(),
             {table.by_id[column].name: value for column, value in write.cells.items()},
             row,
-            tuple(_conflict(survey, table, parts, entry) for entry in lost.get(write.change, ())),
+            tuple(_conflict(history, survey, table, parts, entry) for entry in lost.get(write.change, ())),
         )
         for write, unix_ms, row in found
     ]
 
 
-def _conflict(survey: Survey, table: Table, key: Key, entry: Entry) -> Conflict:
+def _conflict(history: History, survey: Survey, table: Table, key: Key, entry: Entry) -> Conflict:
     column = None if entry.column is None else table.by_id[entry.column].name
     winner, loser = survey.claim(entry.winner_value, entry.winner), survey.claim(entry.value, entry.change)
-    return Conflict(table.name, key, column, winner, loser)
+    log_id = history.logs[entry.change.log].log_id
+    conflict_id = conflict_id_of(table, key, entry.column or b"", log_id, entry.change.seq)
+    return Conflict(conflict_id, table.name, key, column, winner, loser)
 
 
 def _named_row(table: Table, key: Key, cells: Mapping[bytes, Value]) -> dict[str, Value]:

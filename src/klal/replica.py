@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -48,6 +49,7 @@ from klal.store.catalog import Table
 from klal.store.checks import check_store
 from klal.store.copy import backup_to
 from klal.store.moments import Past
+from klal.store.resolve import Choice, settle_conflict
 from klal.store.sqltext import words_of
 from klal.store.store import Store
 from klal.survey import Survey
@@ -55,6 +57,14 @@ from klal.sync.drive import Outcome, drive
 from klal.sync.station import Station
 from klal.watch import AsyncWatch, LiveQuery, Since, Watch
 
+
+class Unset(Enum):
+    """Says that no value was given, where None is one."""
+
+    UNSET = "unset"
+
+
+UNSET = Unset.UNSET
 Connect = Callable[[str], Station]
 OnProgress = Callable[[Progress], None]
 # What a statement did: a store's `Outcome`.
@@ -466,6 +476,41 @@ class Replica:
         """
         with self._store.reading():
             return self._survey().violations()
+
+    def resolve(
+        self, conflict: Conflict | str, value: Value | Unset = UNSET, *, keep: bool = False, delete: bool = False
+    ) -> Result:
+        """Settle a conflict with one write that has seen both sides; wherever it arrives, the conflict is gone.
+
+        Args:
+            conflict: One of `conflicts()`, or its id.
+            value: What the cell shall show. Where the row is deleted, it comes back with it.
+            keep: What stands shall stand: the value, the row, or that it is deleted.
+            delete: The row shall be deleted.
+
+        Raises:
+            UsageError: Not exactly one of the three; no such conflict; a lost DELETE has no value.
+        """
+        if (not isinstance(value, Unset)) + keep + delete != 1:
+            raise UsageError("resolve wants a value, or keep, or delete: one of the three")
+        conflict_id = conflict if isinstance(conflict, str) else conflict.id
+        choice = Choice("keep" if keep else "delete") if isinstance(value, Unset) else Choice("value", value)
+        return self._stepped(lambda named, chosen: settle_conflict(self._store, named, chosen), conflict_id, choice)
+
+    def set_policy(self, table: str, *, merge: str = "", on_delete: str = "") -> Result:
+        """Set how changes of a table are made from here on, on every replica that hears of it.
+
+        Args:
+            table: Its name.
+            merge: "cell": of a row written apart, each cell decides by itself. "row": the whole row.
+            on_delete: "revive": a row deleted here while it was changed there stays. "wins": it is gone.
+
+        Raises:
+            UsageError: Another word, or none.
+        """
+        return self._stepped(
+            lambda name, chosen: self._store.writer.declare_policy(name, *chosen), table, (merge, on_delete)
+        )
 
     def log(self, *, limit: int | None = None, table: str | None = None) -> list[LogEntry]:
         """Return the changes held here, newest first in the one order all replicas share."""

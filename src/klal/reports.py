@@ -379,24 +379,36 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One side of a conflict: a value, or a deletion, and who wrote it where."""
+    """One side of a conflict: a value, or a deletion, and who wrote it where.
+
+    Shape:
+        value: of a counter's, set's or text's UPDATE that does not show, what it added, as people read it.
+        unix_ms: what the writer's clock said; None where no one change stands.
+    """
 
     value: Value
     member_name: str
     change: ChangeId | None
+    unix_ms: int | None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "value": json_value(self.value),
             "member": self.member_name,
             "change": None if self.change is None else str(self.change),
+            "unix_ms": self.unix_ms,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A value that lost against one its writer had not seen. column is None for a deletion."""
+    """A value that lost against one its writer had not seen. column is None for a deletion.
 
+    Shape:
+        id: names it on every replica: 16 digits in base 16.
+    """
+
+    id: str
     table: str
     key: Key
     column: str | None
@@ -405,6 +417,7 @@ class Conflict:
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "id": self.id,
             "table": self.table,
             "key": [json_value(value) for value in self.key],
             "column": self.column,

@@ -23,6 +23,7 @@ from klal.model.acts import (
     Join,
     NameMoment,
     Rename,
+    SetPolicy,
     decode_acts,
 )
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
@@ -45,7 +46,7 @@ from klal.rules.closing import Cut
 from klal.rules.coverage import Gap, Held, gaps, space_state, stable_lengths
 from klal.rules.merge import ChangeRef
 from klal.store.history import STATE_LACKING, STATE_VOID, Stored
-from klal.store.rows import decode_key
+from klal.store.resolve import lines
 from klal.store.store import Store
 
 _SKEW_WARN_MS = 5 * 60 * 1000
@@ -389,22 +390,17 @@ class Survey:
 
     def conflicts(self) -> list[Conflict]:
         """Return every conflict entry, by table, key and column."""
-        store = self._store
-        tables = {table.tab: table for table in store.catalog.by_id.values()}
         found = []
-        for tab, key, column_id, log, seq, value, winner_log, winner_seq, winner_value in store.connection.execute(
-            "SELECT tab, key, column_id, log, seq, value, winner_log, winner_seq, winner_value FROM klal_conflict"
-        ).fetchall():
-            table = tables[tab]
-            info = table.by_id.get(column_id)
-            winner = None if winner_log is None else ChangeRef(winner_log, winner_seq)
+        for line in lines(self._store):
+            info = line.table.by_id.get(line.column_id)
             found.append(
                 Conflict(
-                    table.name,
-                    decode_key(key),
+                    line.conflict_id,
+                    line.table.name,
+                    line.key,
                     None if info is None else info.name,
-                    self.claim(winner_value, winner),
-                    self.claim(value, ChangeRef(log, seq)),
+                    self.claim(line.winner_value, line.winner),
+                    self.claim(line.value, line.loser),
                 )
             )
         return sorted(found, key=lambda c: (c.table, repr(c.key), c.column or "", c.loser.change or ChangeId(b"", 0)))
@@ -424,12 +420,13 @@ class Survey:
             for kind, table, key, detail in sorted(lines, key=lambda line: tuple(map(str, line)))
         ]
 
-    def claim(self, value: object, ref: ChangeRef | None) -> Claim:
+    def claim(self, value: Value, ref: ChangeRef | None) -> Claim:
         """Return a value with who wrote it, in which change; nobody where that is not known."""
         if ref is None:
-            return Claim(value, "", None)  # type: ignore[arg-type]
+            return Claim(value, "", None, None)
         log = self._history.logs[ref.log]
-        return Claim(value, self.name(log.member_id), ChangeId(log.log_id, ref.seq))  # type: ignore[arg-type]
+        unix_ms = self._history.read(ref).header.unix_ms
+        return Claim(value, self.name(log.member_id), ChangeId(log.log_id, ref.seq), unix_ms)
 
     def log(self, limit: int | None, table: str | None) -> list[LogEntry]:
         """Return changes, newest first by order stamp, then by log and number."""
@@ -486,6 +483,10 @@ def _describe(act: Act) -> str:
             return f"{act.name} joined"
         case CreateTable():
             return f"created table {act.definition.name}"
+        case SetPolicy():
+            return "set " + " and ".join(
+                [f"merge to {act.merge}"] * bool(act.merge) + [f"on delete to {act.on_delete}"] * bool(act.on_delete)
+            )
         case Close():
             return f"finished epoch {act.epoch}"
         case NameMoment():
@@ -498,6 +499,8 @@ def _describe(act: Act) -> str:
             return f"created view {act.definition.name}"
         case Rename():
             return f"renamed a {'column' if act.column_id else 'table'} to {act.name}"
+        case SetPolicy():
+            return f"set the policy of a table: {' '.join(filter(None, (act.merge, act.on_delete)))}"
         case DropColumn():
             return "dropped a column"
         case Drop():

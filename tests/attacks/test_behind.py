@@ -376,7 +376,11 @@ SCHEMA = {
     "column": ("ALTER TABLE bird ADD COLUMN extra", "column extra of table bird was added", False),
     "dropped view": ("DROP VIEW klal_members", "view klal_members was dropped by another program", False),
     "klal's own": ("DELETE FROM klal_past", "klal_past, a table of klal's own", False),
-    "klal's own rows": ("INSERT INTO klal_life VALUES (1, x'91a161', 7, 0)", "klal_life, a table of klal's own", False),
+    "klal's own rows": (
+        "INSERT INTO klal_life VALUES (1, x'91a161', 7, 1, 0)",
+        "klal_life, a table of klal's own",
+        False,
+    ),
 }
 
 

@@ -21,6 +21,19 @@ APART = (
     "CREATE TABLE nest(id TEXT PRIMARY KEY, eggs INTEGER)",
     "CREATE TABLE nest(id TEXT PRIMARY KEY, eggs INTEGER, island TEXT)",
 )
+SITE = (
+    "CREATE TABLE site(id TEXT PRIMARY KEY, name TEXT, nests INTEGER COUNTER NOT NULL DEFAULT 0,"
+    " tags TEXT ELEMENTS NOT NULL DEFAULT '[]', notes TEXT COLLABORATIVE NOT NULL DEFAULT '')"
+)
+SITE_WRITES = (
+    "INSERT OR IGNORE INTO site(id, nests, notes) VALUES(:key, :number, :word)",
+    "UPDATE site SET nests = nests + :number WHERE id = :key",
+    "UPDATE site SET tags = json_insert(tags, '$[#]', :word) WHERE id = :key",
+    "UPDATE site SET tags = '[]', name = :word WHERE id = :key",
+    "UPDATE site SET notes = substr(notes, 1, :number) || :word || substr(notes, :number + 2) WHERE id = :key",
+    "DELETE FROM site WHERE id = :key",
+)
+POLICIES = ({"merge": "row"}, {"merge": "cell"}, {"on_delete": "wins"}, {"on_delete": "revive"})
 COLUMNS = ("ring TEXT", "age INTEGER DEFAULT 1", "weight REAL DEFAULT 0.5")
 
 who = st.sampled_from(NAMES)
@@ -41,6 +54,15 @@ BY_KIND = {
     "column": st.tuples(st.just("column"), who, st.sampled_from(COLUMNS)),
     "table": st.tuples(st.just("table"), who, st.sampled_from(APART)),
     "nest": st.tuples(st.just("nest"), who, keys, st.integers(0, 3)),
+    "site": st.tuples(
+        st.just("site"),
+        who,
+        st.sampled_from(SITE_WRITES),
+        keys,
+        st.integers(-2, 9),
+        st.sampled_from(["x", "yz", "\u00e9"]),
+    ),
+    "policy": st.tuples(st.just("policy"), who, st.sampled_from(POLICIES)),
     "skew": st.tuples(st.just("skew"), who, st.sampled_from([-100_000, -5, 5, 100_000])),
     "reopen": st.tuples(st.just("reopen"), who),
     "finish": st.tuples(st.just("finish"), who),
@@ -48,7 +70,7 @@ BY_KIND = {
     "folder": st.tuples(st.just("folder"), who, limits),
 }
 # Weighed: most of a fleet's life is writing, and it is what nobody has seen yet that makes order matter.
-WEIGHED = ("write",) * 8 + ("meet",) * 3 + ("folder",) * 2 + tuple(BY_KIND)
+WEIGHED = ("write",) * 8 + ("site",) * 8 + ("meet",) * 3 + ("folder",) * 2 + tuple(BY_KIND)
 steps = st.lists(st.sampled_from(WEIGHED).flatmap(BY_KIND.__getitem__), min_size=8, max_size=24)
 
 
@@ -83,6 +105,10 @@ def run_step(fleet: Fleet, step: tuple[Any, ...]) -> None:
         case ("nest", name, key, eggs):
             if "nest" in fleet[name].tables():
                 fleet[name].execute("INSERT OR REPLACE INTO nest(id, eggs) VALUES(?, ?)", (key, eggs))
+        case ("site", name, sql, key, number, word):
+            fleet[name].execute(sql, {"key": key, "number": number, "word": word})
+        case ("policy", name, policy):
+            fleet[name].set_policy("site", **policy)
         case ("skew", name, by_ms):
             fleet.skew(name, by_ms)
         case ("reopen", name):
@@ -98,12 +124,13 @@ def run_step(fleet: Fleet, step: tuple[Any, ...]) -> None:
             fleet.drop_by(name, limit)
 
 
-def started(fleet: Fleet) -> None:
+def started(fleet: Fleet, *tables: str) -> None:
     """Make the fleet, all of it holding the same three rows: what follows is concurrent until somebody meets."""
-    fleet.found("ana", BIRD)
+    fleet.found("ana", BIRD, SITE, *tables)
     for name in NAMES[1:]:
         fleet.join(name)
     fleet["ana"].executemany("INSERT INTO bird VALUES(?, 0, 'seen by all')", [(key,) for key in KEYS])
+    fleet["ana"].execute("INSERT INTO site(id, notes) VALUES('k1', 'seen by all')")
     fleet.gather()
 
 

@@ -12,8 +12,8 @@ from klal.moment import Moments
 from klal.replica import Replica
 from klal.rules.merge import ChangeRef
 from klal.store.moments import Past
-from tests.helpers.fleet import BIRD, Fleet, rows_of, scratch
-from tests.laws.test_any_order import KEYS, NAMES, run_step, steps
+from tests.helpers.fleet import Fleet, rows_of, scratch
+from tests.laws.test_any_order import KEYS, NAMES, run_step, started, steps
 
 MORE = (
     "CREATE TABLE pair(a INTEGER, b TEXT, weight REAL, PRIMARY KEY(a, b)) STRICT",
@@ -23,11 +23,7 @@ MORE = (
 
 def drawn_fleet(fleet: Fleet, drawn: list[tuple[Any, ...]]) -> None:
     """Live through the drawn steps; where it matters, with keys of two columns and of bytes too."""
-    fleet.found("ana", BIRD, *MORE)
-    for name in NAMES[1:]:
-        fleet.join(name)
-    fleet["ana"].executemany("INSERT INTO bird VALUES(?, 0, 'seen by all')", [(key,) for key in KEYS])
-    fleet.gather()
+    started(fleet, *MORE)
     for number, step in enumerate(drawn):
         run_step(fleet, step)
         if step[0] == "write":

@@ -19,7 +19,17 @@ from typing import Any
 import nacl.exceptions
 import nacl.signing
 
-from klal.model.acts import Close, CreateTable, Genesis, NameMoment, Policy, encode_acts, make_invitation, make_join
+from klal.model.acts import (
+    Close,
+    CreateTable,
+    Genesis,
+    NameMoment,
+    Policy,
+    SetPolicy,
+    encode_acts,
+    make_invitation,
+    make_join,
+)
 from klal.model.certificate import Body, Certificate, CutHead, MemberName, Witness, members_root
 from klal.model.frontier import EMPTY_ROOT, Frontier, Head
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header, Part, header_hash
@@ -65,18 +75,19 @@ def _history() -> dict[str, Any]:
     first = Header(0, 0, 1_700_000_000_000, 0, ANA_LOG, NO_CERTIFICATE, (), (_part(ACTS_TABLE, genesis_acts, 1),))
     first_hash = header_hash(SPACE, first.encode())
 
-    table_acts = encode_acts((CreateTable(TABLE),), SALT)
+    table_acts = encode_acts((CreateTable(TABLE), SetPolicy(TABLE.table_id, "row", "wins", 1)), SALT)
     rows = b"".join(
         (
             SALT,
             encode_segment(Segment(Kind.DELETE, (), [("gone",)], [])),
+            encode_segment(Segment(Kind.DELETE, (), [("ended",)], [], is_final=True)),
             encode_segment(Segment(Kind.UPDATE, (COLUMN_IDS[1],), [("n2",)], [[3800]], [2])),
             encode_segment(
                 Segment(Kind.INSERT, COLUMN_IDS[1:], [("n1",), ("n2",)], [[None, -1], ["", "s\u00f8"]], None)
             ),
         )
     )
-    parts = (_part(ACTS_TABLE, table_acts, 1), _part(TABLE.table_id, rows, 4))
+    parts = (_part(ACTS_TABLE, table_acts, 2), _part(TABLE.table_id, rows, 5))
     second = Header(1, 0, 1_700_000_000_001, 3, first_hash, NO_CERTIFICATE, (), parts)
     second_hash = header_hash(SPACE, second.encode())
 

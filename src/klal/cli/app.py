@@ -419,13 +419,32 @@ def _full_change(replica: Replica, text: str) -> str:
 def conflicts(file: File, as_json: Json = False) -> int:
     """List values that did not win, with those that did.
 
-    Two members wrote them without knowing of each other. A later write to the same cell settles it.
+    Two members wrote them without knowing of each other. klal resolve settles one.
     """
     from klal.cli import render
 
     with _open(file) as replica:
         report = [item.to_json() for item in replica.conflicts()]
-    Output(as_json=as_json).answer(report, lambda out: out.draw(render.conflicts(report)))
+    Output(as_json=as_json).answer(report, lambda out: out.draw(render.conflicts(report, now_unix_ms=_now())))
+    return Exit.DONE
+
+
+@app.command()
+def resolve(
+    file: File,
+    conflict: Annotated[str, typer.Argument(metavar="ID", help="As klal conflicts prints it.")],
+    value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="What the cell shall show.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="What stands shall stand.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="The row shall be deleted.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Settle a conflict with one write that has seen both sides."""
+    with _open(file) as replica:
+        if value is None:
+            report = replica.resolve(conflict, keep=keep, delete=delete).to_json()
+        else:
+            report = replica.resolve(conflict, value, keep=keep, delete=delete).to_json()
+    Output(as_json=as_json).answer(report, lambda out: out.say(f"settled in change {report['change']}"))
     return Exit.DONE
 
 

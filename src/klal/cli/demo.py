@@ -445,7 +445,7 @@ def _season_2008(stage: Stage) -> None:
     values = {lists[0][0]["winner"]["value"], lists[0][0]["loser"]["value"]}
     require(values == set(corrections.values()), "both values are in the list of conflicts")
     stage.tell("Nobody was asked to decide, and nothing was lost. Every team now lists:")
-    stage.show(render.conflicts(lists[0]))
+    stage.show(render.conflicts(lists[0], now_unix_ms=time.time_ns() // 1_000_000))
     stage.facts["conflict"] = lists[0][0]
     stage.tell(f"Dream looks into its field book: {measured:,} g was right. One UPDATE settles it.")
     with dream.opened() as replica:

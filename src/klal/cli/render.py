@@ -233,19 +233,20 @@ def holders(report: Json) -> RenderableType:
     )
 
 
-def conflicts(items: Sequence[Json]) -> RenderableType:
-    """Return each conflict with both values; the winner is what the table shows."""
+def conflicts(items: Sequence[Json], *, now_unix_ms: int) -> RenderableType:
+    """Return each conflict with both values side by side, who wrote them and when; the winner is what shows."""
     if not items:
         return Text("no conflicts")
-    made = table("table", "key", "column", "shown", "not shown")
+    made = table("id", "table", "key", "column", "shown", "not shown")
     for item in items:
         winner, loser = item["winner"], item["loser"]
         made.add_row(
+            shown(item["id"]),
             shown(item["table"]),
             _key(item["key"]),
             shown(item["column"]) if item["column"] else Text("(deleted)", style="dim"),
-            _claim(winner, "green"),
-            _claim(loser, "yellow"),
+            _claim(winner, "green", now_unix_ms),
+            _claim(loser, "yellow", now_unix_ms),
         )
     return made
 
@@ -271,12 +272,13 @@ def _key(key: Any) -> str:
     return ", ".join(shown(part) for part in key) if isinstance(key, list | tuple) else shown(key)
 
 
-def _claim(claim: Json, style: str) -> Text:
-    """Return a value, and under it who wrote it in which change."""
+def _claim(claim: Json, style: str, now_unix_ms: int) -> Text:
+    """Return a value, and under it who wrote it, when, and in which change."""
     value, change = claim["value"], claim["change"]
+    when = "" if claim["unix_ms"] is None else f"{aged(claim['unix_ms'], now_unix_ms)} "
     return Text.assemble(
         (shown(value), "dim" if value is None else style),
-        f"\n{shown(claim['member'])} ",
+        f"\n{shown(claim['member'])} {when}",
         (short_change(change) if change else "", "dim"),
     )
 

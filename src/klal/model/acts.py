@@ -44,6 +44,9 @@ from klal.model.schema import (
 
 ACT_COUNT_MAX = 4096
 RENAME_NUMBER_MAX = (1 << 31) - 1
+# The first of each holds where nobody has said anything.
+MERGE_POLICIES = ("cell", "row")
+DELETE_POLICIES = ("revive", "wins")
 
 
 class _Act(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
@@ -191,6 +194,21 @@ class Drop(_Act, frozen=True, tag="drop"):
     object_id: bytes
 
 
+class SetPolicy(_Act, frozen=True, tag="policy"):
+    """How writes of one table shall be made from now on, by whoever has seen this.
+
+    Shape:
+        merge: "cell" or "row", or empty to leave it.
+        on_delete: "revive" or "wins", or empty to leave it.
+        number: one more than that of the policy it replaces, from 1; as a renaming's (POL-2).
+    """
+
+    table_id: bytes
+    merge: str
+    on_delete: str
+    number: int
+
+
 class Close(_Act, frozen=True, tag="close"):
     """A member's word: I have nothing more to add to this epoch."""
 
@@ -207,7 +225,7 @@ class NameMoment(_Act, frozen=True, tag="moment"):
     name: str
 
 
-SchemaAct = CreateTable | AddColumn | CreateIndex | CreateView | Rename | DropColumn | Drop
+SchemaAct = CreateTable | AddColumn | CreateIndex | CreateView | Rename | SetPolicy | DropColumn | Drop
 Act = Genesis | Invite | Join | SchemaAct | Close | NameMoment
 
 _INVITE_TAG = "klal/invite/1"
@@ -312,6 +330,11 @@ def check_act(act: Act) -> None:
             _check_size(act.column_id, COLUMN_ID_SIZE, "column id")
         case Drop():
             _check_size(act.object_id, TABLE_ID_SIZE, "object id")
+        case SetPolicy():
+            _check_size(act.table_id, TABLE_ID_SIZE, "table id")
+            is_known = act.merge in ("", *MERGE_POLICIES) and act.on_delete in ("", *DELETE_POLICIES)
+            if not is_known or not (act.merge or act.on_delete) or not 0 < act.number <= RENAME_NUMBER_MAX:
+                raise MalformedError(f"policy {act.merge!r:.20} {act.on_delete!r:.20} is none", rule="POL-1")
         case Close():
             if not 0 <= act.epoch <= EPOCH_MAX:
                 raise MalformedError(f"close names epoch {act.epoch}", rule="ACT-2")

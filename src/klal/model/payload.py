@@ -45,6 +45,7 @@ _ROW_START = SALT_SIZE + _SEGMENT.size  # Where the column ids of a part's first
 _LIVES = 1
 _KEYS_COMPRESSED = 2
 _VALUES_COMPRESSED = 4
+_FINAL = 8
 # Below this a zstd frame costs more than it saves, in bytes and in time.
 _COMPRESS_MIN_SIZE = 256
 _KEY_COUNT_MAX = 64
@@ -75,6 +76,7 @@ class Segment(NamedTuple):
         keys: one tuple per row.
         values: one list per entry of `columns`, each as long as `keys`.
         lives: one int per row, or None when every row is in its first life.
+        is_final: of DELETEs, that they end their life whatever they had not seen.
         decoded_key_columns: `keys` as columns, where they were decoded; see `key_columns`.
     """
 
@@ -84,6 +86,7 @@ class Segment(NamedTuple):
     values: Sequence[Sequence[Value]]
     lives: Sequence[int] | None = None
     decoded_key_columns: Sequence[Sequence[Value]] | None = None
+    is_final: bool = False
 
     @property
     def key_columns(self) -> Sequence[Sequence[Value]]:
@@ -101,7 +104,7 @@ def encode_segment(segment: Segment) -> bytes:
     Raises:
         UsageError: A single row beyond SEGMENT_PLAIN_SIZE_MAX.
     """
-    flags = 0
+    flags = _FINAL if segment.is_final else 0
     key_columns: list[Sequence[Value]] = list(segment.key_columns)
     if segment.lives is not None:
         key_columns.append(segment.lives)
@@ -135,8 +138,12 @@ def _halves(segment: Segment) -> tuple[Segment, Segment]:
         raise UsageError(f"a row has more than {SEGMENT_PLAIN_SIZE_MAX} bytes, which is more than can travel")
 
     def part(rows: slice) -> Segment:
-        lives = None if segment.lives is None else segment.lives[rows]
-        return Segment(segment.kind, segment.columns, segment.keys[rows], [v[rows] for v in segment.values], lives)
+        return segment._replace(
+            keys=segment.keys[rows],
+            values=[values[rows] for values in segment.values],
+            lives=None if segment.lives is None else segment.lives[rows],
+            decoded_key_columns=None,
+        )
 
     return part(slice(middle)), part(slice(middle, None))
 
@@ -200,7 +207,8 @@ def _frame(part: bytes, start: int) -> _Frame:
     kind, flags, column_count, row_count, keys_plain, keys_size, values_plain, values_size = _SEGMENT.unpack_from(
         part, start
     )
-    if kind not in (1, 2, 3) or flags > (_LIVES | _KEYS_COMPRESSED | _VALUES_COMPRESSED):
+    flags_max = _LIVES | _KEYS_COMPRESSED | _VALUES_COMPRESSED | (_FINAL if kind == Kind.DELETE else 0)
+    if kind not in (1, 2, 3) or flags > flags_max:
         raise MalformedError(f"segment has kind {kind} and flags {flags}", rule="PAY-2")
     if column_count > SEGMENT_COLUMN_COUNT_MAX or not 0 < row_count <= SEGMENT_ROW_COUNT_MAX:
         raise MalformedError(f"segment has {column_count} columns, {row_count} rows", rule="PAY-3")
@@ -231,7 +239,8 @@ def _decode_segment(part: bytes, start: int) -> tuple[Segment, int]:
     if len(values) != len(columns) or (kind == Kind.DELETE and columns):
         raise MalformedError(f"segment has {len(values)} value columns, want {len(columns)}", rule="PAY-4")
     keys = list(zip(*key_columns, strict=True))
-    return Segment(kind, columns, keys, values, lives, key_columns), frame.end  # type: ignore[arg-type]
+    segment = Segment(kind, columns, keys, values, lives, key_columns, bool(frame.flags & _FINAL))  # type: ignore[arg-type]
+    return segment, frame.end
 
 
 class Stripe:
@@ -244,6 +253,7 @@ class Stripe:
 
     def __init__(self, frame: _Frame) -> None:
         self.kind, self.columns, self.row_count = frame.kind, frame.columns, frame.row_count
+        self.is_final = bool(frame.flags & _FINAL)
         self._frame = frame
 
     @cached_property

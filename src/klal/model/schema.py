@@ -5,7 +5,7 @@ so two members who declare the same thing apart have declared one thing. Names a
 and may change without touching rows that were written long ago.
 
 Source:
-    Protocol spec section 10, rules SCH-1 to SCH-5.
+    Protocol spec section 10, rules SCH-1 to SCH-5 and TYP-1.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import base64
 import json
 import math
 import re
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 
@@ -77,6 +78,24 @@ PLAIN_TYPES: dict[str, set[type]] = {
     "REAL": {float, bytes, type(None)},
     "BLOB": {str, bytes, int, float, type(None)},
 }
+
+
+class Merge(Enum):
+    """How the values of one column come together when they were written apart.
+
+    Shape:
+        value: the word of a declared type that asks for it; a register needs none.
+    """
+
+    REGISTER = ""
+    COUNTER = "COUNTER"
+    SET = "ELEMENTS"  # SET is a keyword of SQL, and can be no word of a type.
+    TEXT = "COLLABORATIVE"
+
+
+# What a typed column must be by its other words, and what it shows where nobody wrote it.
+_TYPED = {Merge.COUNTER: "INTEGER", Merge.SET: "TEXT", Merge.TEXT: "TEXT"}
+_NOTHING: dict[Merge, Value] = {Merge.COUNTER: 0, Merge.SET: "[]", Merge.TEXT: ""}
 
 
 class Default(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -217,6 +236,40 @@ def column_id_of(table_id: bytes, column: Column) -> bytes:
     return tagged_hash("klal/column/1", table_id, pack(column))[:COLUMN_ID_SIZE]
 
 
+def merge_of(column: Column) -> Merge:
+    """Return how a column merges, by the words of its declared type; the first that asks decides."""
+    words = re.findall(r"[A-Z0-9_]+", column.type.upper())
+    asked = [Merge(word) for word in words if word in _MERGE_WORDS]
+    return asked[0] if asked else Merge.REGISTER
+
+
+_MERGE_WORDS = {merge.value for merge in Merge if merge is not Merge.REGISTER}
+
+
+def nothing_of(column: Column) -> Value:
+    """Return what a column shows where no put wrote it: its literal default, or what its type begins with."""
+    if column.default is not None and column.default.literal is not None:
+        literal: Value = column.default.literal
+        return literal
+    return _NOTHING.get(merge_of(column))
+
+
+def _check_typed(column: Column, merge: Merge) -> None:
+    """Return if a counter, set or text is one that every replica can merge (TYP-1)."""
+    name = f"{merge.value} column {column.name!r:.40}"
+    if affinity_of(column.type) != _TYPED[merge]:
+        raise MalformedError(f"{name} has type {column.type}, want {_TYPED[merge]} {merge.value}", rule="TYP-1")
+    if not column.not_null:
+        raise MalformedError(f"{name} may be NULL, want NOT NULL", rule="TYP-1")
+    if column.default is None:
+        return
+    literal = column.default.literal
+    kind = int if merge is Merge.COUNTER else str
+    if type(literal) is not kind or (merge is Merge.SET and literal != "[]"):
+        wanted = {Merge.COUNTER: "an integer", Merge.SET: "'[]'", Merge.TEXT: "a text"}[merge]
+        raise MalformedError(f"{name} has another DEFAULT, want {wanted} or none", rule="TYP-1")
+
+
 def check_column(column: Column) -> None:
     """Return if a foreign column can be declared here with no risk (SCH-4, T38).
 
@@ -243,9 +296,12 @@ def check_column(column: Column) -> None:
         raise MalformedError(f"default function {default.function!r:.40} is not allowed", rule="SCH-4")
     if len(column.follows) not in (0, COLUMN_ID_SIZE):
         raise MalformedError(f"column {column.name!r:.40} follows an id of a wrong size", rule="SCH-4")
+    merge = merge_of(column)
+    if merge is not Merge.REGISTER:
+        _check_typed(column, merge)
     if column.generated:
         check_tokens(column.generated, TOTAL)
-        if default is not None or column.not_null:
+        if default is not None or column.not_null or merge is not Merge.REGISTER:
             raise MalformedError(f"generated column {column.name!r:.40} has a DEFAULT or NOT NULL", rule="SCH-4")
 
 
@@ -270,6 +326,8 @@ def _check_key_column(definition: TableDefinition, column: Column) -> None:
     is_typeless = affinity_of(column.type) == "BLOB" and "BLOB" not in column.type
     if is_rowid or is_typeless or column.collation != "BINARY":
         raise MalformedError(f"column {column.name!r:.40} cannot be a key", rule="SCH-4")
+    if merge_of(column) is not Merge.REGISTER:
+        raise MalformedError(f"{merge_of(column).value} column {column.name!r:.40} cannot be a key", rule="TYP-1")
 
 
 def _is_storable(literal: Any) -> bool:

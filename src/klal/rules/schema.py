@@ -21,6 +21,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from klal.model.acts import (
+    DELETE_POLICIES,
+    MERGE_POLICIES,
     AddColumn,
     CreateIndex,
     CreateTable,
@@ -29,6 +31,7 @@ from klal.model.acts import (
     DropColumn,
     Rename,
     SchemaAct,
+    SetPolicy,
     encode_act,
 )
 from klal.model.schema import (
@@ -63,6 +66,15 @@ class ColumnState:
 
 
 @dataclass(frozen=True, slots=True)
+class TablePolicy:
+    """How writes of a table are made by whoever has seen this (POL-2); number: of the newest act that says so."""
+
+    merge: str = MERGE_POLICIES[0]
+    on_delete: str = DELETE_POLICIES[0]
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TableState:
     """A table as it stands.
 
@@ -78,6 +90,7 @@ class TableState:
     columns: dict[bytes, ColumnState]
     dropped: frozenset[bytes]
     foreign_keys: tuple[ForeignKey, ...]
+    policy: TablePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +169,13 @@ def resolve(stated: Iterable[Stated]) -> Schema:
         tuple(acts),
         {
             table_id: TableState(
-                table_id, names[table_id], table.definition, table.columns, table.dropped, table.foreign_keys
+                table_id,
+                names[table_id],
+                table.definition,
+                table.columns,
+                table.dropped,
+                table.foreign_keys,
+                _policy(table_id, acts),
             )
             for table_id, table in tables.items()
         },
@@ -174,6 +193,17 @@ def _is_over(index: IndexDefinition, table: TableState) -> bool:
     # What SQLite works out is in no write, so a merge could not tell who has which value.
     compared = [table.columns[term.expression[0].value] for term in index.terms] if index.is_unique else []
     return not any(state.column.generated for state in compared)
+
+
+def _policy(table_id: bytes, acts: list[Stated]) -> TablePolicy:
+    """Return what the newest act that sets it says, each of the two by itself (POL-2)."""
+    said = [each for each in acts if isinstance(each.act, SetPolicy) and each.act.table_id == table_id]
+    policy = TablePolicy()
+    for each in sorted(said, key=lambda one: (one.act.number, one.order, one.act.merge, one.act.on_delete)):  # type: ignore[union-attr]
+        assert isinstance(each.act, SetPolicy), "nothing else is said of policies"
+        act = each.act
+        policy = TablePolicy(act.merge or policy.merge, act.on_delete or policy.on_delete, act.number)
+    return policy
 
 
 def _renames(acts: list[Stated]) -> dict[tuple[bytes, bytes], _Renaming]:
@@ -227,7 +257,7 @@ def _table(
         if column_id not in dropped
     }
     keys = tuple(key for key in definition.foreign_keys if not key.parent or _has_key(live.get(key.parent), key))
-    return TableState(table_id, "", definition, columns, dropped, keys)
+    return TableState(table_id, "", definition, columns, dropped, keys, TablePolicy())
 
 
 def _has_key(parent: Stated | None, key: ForeignKey) -> bool:

@@ -27,6 +27,7 @@ class PastWrite(NamedTuple):
     kind: Kind
     life: int
     cells: Mapping[bytes, Value]
+    is_final: bool = False
 
 
 def shown(writes: Sequence[PastWrite], sees: Sees, defaults: Mapping[bytes, Value]) -> Mapping[bytes, Value] | None:
@@ -42,8 +43,10 @@ def shown(writes: Sequence[PastWrite], sees: Sees, defaults: Mapping[bytes, Valu
     current = [put for put in puts if put.life == life]
     if not any(put.kind is Kind.INSERT for put in current):
         return None
-    ends = [write.change for write in writes if write.kind is Kind.DELETE and write.life == life]
-    if ends and all(any(sees(end, put.change) for end in ends) for put in current):
+    ends = [write for write in writes if write.kind is Kind.DELETE and write.life == life]
+    if any(end.is_final for end in ends):
+        return None
+    if ends and all(any(sees(end.change, put.change) for end in ends) for put in current):
         return None
     cells = dict(defaults)
     for put in current:

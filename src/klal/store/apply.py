@@ -23,6 +23,7 @@ from klal.model.codec import UNIX_MS_MAX
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header
 from klal.model.payload import Kind, Segment, decode_segments
 from klal.model.schema import PLAIN_TYPES, Key, Value, is_as_stored
+from klal.rules.cells import check_cells
 from klal.rules.closing import Cut, covers
 from klal.rules.merge import ChangeRef, Write, merge_write
 from klal.rules.order import OrderKey, draw_of, order_bytes, order_stamp
@@ -296,20 +297,22 @@ class Applier:
         slow: set[Key],
         unseen: dict[int, tuple[int, int]],
     ) -> None:
-        if segment.kind is Kind.DELETE or not (columns or segment.kind is Kind.INSERT):
-            # A delete keeps an image, so each row is read anyway. An update of nothing but what was dropped
-            # changes no cell, and still says that the row lives.
+        is_sum = segment.kind is Kind.UPDATE and not table.merge_columns.merges.keys().isdisjoint(segment.columns)
+        if segment.kind is Kind.DELETE or is_sum or not (columns or segment.kind is Kind.INSERT):
+            # A delete keeps an image, and a sum adds to what is there, so each row is read anyway. An update of
+            # nothing but what was dropped changes no cell, and still says that the row lives.
             slow = set(segment.keys)
+        log_id = self._history.logs[ref.log].log_id
         fast = [row for row, key in enumerate(segment.keys) if key not in slow] if slow else range(len(segment.keys))
         if fast and not self._write_blind(table, columns, segment, fast):
             slow = _distinct(segment)
         for row, key in enumerate(segment.keys if slow else ()):
             if key in slow:
                 cells = {column: values[row] for column, values in zip(segment.columns, segment.values, strict=True)}
-                write = Write(ref, order, segment.kind, segment.life(row), cells)
+                write = Write(ref, order, segment.kind, segment.life(row), cells, segment.is_final, log_id)
                 was = self._rows.load(table, key)
                 window = self.window.writes(unseen, table, key) if unseen else []
-                now = merge_write(was, window, write, self._history.sees, table.defaults)
+                now = merge_write(was, window, write, self._history.sees, table.merge_columns)
                 try:
                     self._rows.save(table, key, was, now)
                 except (apsw.ConstraintError, apsw.TooBigError) as error:
@@ -397,7 +400,11 @@ def check_columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
     key_columns = segment.key_columns
     if len(key_columns) != len(table.key) or any(None in values for values in key_columns):
         raise MalformedError(f"segment has a key that does not fit {table.name!r:.40}", rule="APP-3")
+    merges = table.merge_columns.merges
     for info, values in zip(columns, segment.values, strict=True):
+        if info.column_id in merges:
+            check_cells(merges[info.column_id], segment.kind, values)
+            continue
         kinds = set(map(type, values))
         if info.column.not_null and type(None) in kinds:
             raise MalformedError(f"column {info.name!r:.40} is NOT NULL", rule="APP-4")

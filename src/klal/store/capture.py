@@ -14,7 +14,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import apsw
@@ -41,12 +41,14 @@ class Net:
     Shape:
         inserts: key -> new row. updates: key -> (old row, new row), not the same.
         deletes: key -> old row. Rows are in the table's physical column order.
+        burials: keys that are dead already and are to be deleted once more.
         spilled: encoded INSERT segments; only when there is nothing but inserts.
     """
 
     inserts: dict[Key, Row] = field(default_factory=dict)
     updates: dict[Key, tuple[Row, Row]] = field(default_factory=dict)
     deletes: dict[Key, Row] = field(default_factory=dict)
+    burials: list[Key] = field(default_factory=list)
     spilled: list[bytes] = field(default_factory=list)
     spilled_count: int = 0
 
@@ -54,11 +56,15 @@ class Net:
 class TableCapture:
     """What was seen of one table in the running transaction."""
 
-    __slots__ = ("events", "inserted", "is_mixed", "spilled", "spilled_count", "table")
+    __slots__ = ("burials", "events", "forced", "inserted", "is_mixed", "spilled", "spilled_count", "table")
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        self.is_mixed = False
+        # Counters, sets and texts are looked at one by one before they travel.
+        self.is_mixed = bool(table.typed)
+        # Cells that travel though they show what they showed, and dead keys to be deleted once more: what settles.
+        self.forced: dict[Key, set[int]] = {}
+        self.burials: list[Key] = []
         self.inserted: list[Row] = []
         self.spilled: list[bytes] = []
         self.spilled_count = 0
@@ -92,6 +98,7 @@ class TableCapture:
         """Return a capture of the same events, that goes on by itself."""
         copy = TableCapture(self.table)
         copy.is_mixed, copy.spilled_count = self.is_mixed, self.spilled_count
+        copy.forced, copy.burials = dict(self.forced), [*self.burials]
         copy.inserted, copy.spilled, copy.events = [*self.inserted], [*self.spilled], [*self.events]
         return copy
 
@@ -227,7 +234,8 @@ class Capture:
             if self.is_dirty and not capture.is_mixed:
                 capture.mix()
             net = self._net_mixed(capture) if capture.is_mixed else _net_inserts(capture)
-            if net.inserts or net.updates or net.deletes or net.spilled:
+            net.burials = capture.burials
+            if net.inserts or net.updates or net.deletes or net.burials or net.spilled:
                 yield capture.table, net
 
     def _net_mixed(self, capture: TableCapture) -> Net:
@@ -260,7 +268,7 @@ class Capture:
                 net.inserts[_checked(table, key)] = new
             elif new is None and old is not None:
                 net.deletes[key] = old
-            elif old is not None and new is not None and not all(map(same, old, new)):
+            elif old is not None and new is not None and (key in capture.forced or not all(map(same, old, new))):
                 net.updates[key] = (old, new)
         return net
 
@@ -373,28 +381,45 @@ def rows_of_segment(table: Table, segment: Segment) -> Iterator[Row]:
     return zip(*columns, strict=True)
 
 
+def written(table: Table, old: Row, new: Row, forced: Iterable[int] = ()) -> tuple[int, ...]:
+    """Return the positions of the columns that an UPDATE writes: those that changed, and in a row table the rest too.
+
+    Counters, sets and texts merge by themselves, so they travel only where they changed.
+    """
+    positions = {p for p in table.value_positions if not same(old[p], new[p])}.union(forced)
+    if table.merge == "row" and not positions <= table.typed.keys():
+        positions.update(p for p in table.value_positions if p not in table.typed)
+    return tuple(sorted(positions))
+
+
 def segments_of_updates(
-    table: Table, updates: dict[Key, tuple[Row, Row]], life_of: Callable[[Key], int]
+    table: Table, updates: dict[Key, tuple[tuple[int, ...], Sequence[Value]]], life_of: Callable[[Key], int]
 ) -> list[Segment]:
-    """Return UPDATE segments: one per set of changed columns, so that no unchanged cell is written."""
+    """Return UPDATE segments, one per set of written columns, so that no other cell is written.
+
+    Args:
+        updates: key -> positions of the written columns, and a row of what travels in them.
+    """
     groups: dict[tuple[int, ...], list[Key]] = {}
-    for key, (old, new) in updates.items():
-        changed = tuple(p for p in table.value_positions if not same(old[p], new[p]))
-        groups.setdefault(changed, []).append(key)
+    for key, (positions, _) in updates.items():
+        groups.setdefault(positions, []).append(key)
     segments = []
-    for changed in sorted(groups):
-        if not changed:
+    for positions in sorted(groups):
+        if not positions:
             continue  # Only the spelling of the key changed, which is the same key.
-        columns = tuple(table.columns[position].column_id for position in changed)
-        for keys in _batches(groups[changed]):
-            values = [[updates[key][1][position] for key in keys] for position in changed]
+        columns = tuple(table.columns[position].column_id for position in positions)
+        for keys in _batches(groups[positions]):
+            values = [[updates[key][1][position] for key in keys] for position in positions]
             segments.append(Segment(Kind.UPDATE, columns, keys, values, _lives(keys, life_of)))
     return segments
 
 
-def segments_of_deletes(deletes: dict[Key, Row], life_of: Callable[[Key], int]) -> list[Segment]:
-    """Return DELETE segments."""
-    return [Segment(Kind.DELETE, (), keys, [], _lives(keys, life_of)) for keys in _batches(list(deletes))]
+def segments_of_deletes(table: Table, keys: Iterable[Key], life_of: Callable[[Key], int]) -> list[Segment]:
+    """Return DELETE segments, final ones where the table says that a DELETE wins."""
+    is_final = table.on_delete == "wins"
+    return [
+        Segment(Kind.DELETE, (), batch, [], _lives(batch, life_of), is_final=is_final) for batch in _batches(list(keys))
+    ]
 
 
 def segments_of_inserts(table: Table, inserts: dict[Key, Row], life_of: Callable[[Key], int]) -> list[Segment]:

@@ -21,22 +21,33 @@ import apsw
 import msgspec
 
 from klal.errors import MalformedError, UsageError
-from klal.model.acts import AddColumn, CreateTable, SchemaAct, decode_schema_act, encode_act
+from klal.model.acts import (
+    DELETE_POLICIES,
+    MERGE_POLICIES,
+    AddColumn,
+    CreateTable,
+    SchemaAct,
+    decode_schema_act,
+    encode_act,
+)
 from klal.model.codec import pack, unpack
 from klal.model.schema import (
     Column,
     ForeignKey,
     IndexDefinition,
     Key,
+    Merge,
     TableDefinition,
     Value,
     affinity_of,
     column_id_of,
     fold,
     key_text,
+    merge_of,
+    nothing_of,
 )
 from klal.model.tokens import Token, Tokens, columns_in, is_total
-from klal.rules.merge import same
+from klal.rules.merge import Columns, same
 from klal.rules.schema import Schema, Stated, TableState, resolve
 from klal.store.declare import check_act_reads_back, column_sql, create_views, index_sql, names_of, table_sql
 from klal.store.layout import quote
@@ -85,6 +96,7 @@ class Table:
     Shape:
         columns: in the physical order of the file's table, generated ones among them.
         key: the key columns, in key order. values: the others that are written.
+        merge, on_delete: the policies that a write of this table is made under.
     """
 
     tab: int
@@ -95,6 +107,8 @@ class Table:
     key: tuple[ColumnInfo, ...]
     uniques: tuple[UniqueRule, ...] = ()
     values: tuple[ColumnInfo, ...] = field(init=False)
+    merge: str = MERGE_POLICIES[0]
+    on_delete: str = DELETE_POLICIES[0]
     given: tuple[ColumnInfo, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,12 +124,27 @@ class Table:
     @cached_property
     def defaults(self) -> dict[bytes, Value]:
         """Column id -> what the column shows where nobody wrote it; without those only SQLite can give."""
-        literals = {info.column_id: info.column.default for info in self.values}
         return {
-            column_id: None if default is None else default.literal
-            for column_id, default in literals.items()
-            if default is None or not default.function
+            info.column_id: nothing_of(info.column)
+            for info in self.values
+            if info.column.default is None or not info.column.default.function
         }
+
+    @cached_property
+    def typed(self) -> dict[int, Merge]:
+        """Where the counters, sets and texts stand among `columns`."""
+        merges = {position: merge_of(self.columns[position].column) for position in self.value_positions}
+        return {position: merge for position, merge in merges.items() if merge is not Merge.REGISTER}
+
+    @cached_property
+    def merge_columns(self) -> Columns:
+        """What the merge must know of the columns."""
+        return Columns(self.defaults, {self.columns[place].column_id: merge for place, merge in self.typed.items()})
+
+    @cached_property
+    def has_text(self) -> bool:
+        """True when a column is a text, whose documents are kept beside the table."""
+        return Merge.TEXT in self.typed.values()
 
     @cached_property
     def key_positions(self) -> tuple[int, ...]:
@@ -276,7 +305,10 @@ class Catalog:
             next(info for info in columns if info.is_key and info.column.name == part) for part in definition.key
         )
         rules = _unique_rules(table_id, definition, columns, indexes)
-        return Table(tab, table_id, name, definition, columns, key, rules)
+        policies = dict(
+            self._connection.execute("SELECT name, value FROM klal_policy WHERE tab = ?", (tab,)).fetchall()
+        )
+        return Table(tab, table_id, name, definition, columns, key, rules, **policies)
 
     def _unique_indexes(self) -> dict[int, list[IndexDefinition]]:
         found: dict[int, list[IndexDefinition]] = {}
@@ -340,8 +372,6 @@ class Catalog:
             known.update(keys)
             self.unsettled[tab] = known if len(known) <= _TOUCH_COUNT_MAX else None
 
-    # -- declaring -------------------------------------------------------------------
-
     def declare(self, acts: Sequence[SchemaAct], order_key: bytes = UNNAMED_ORDER, *, is_own: bool = False) -> None:
         """Take in the schema acts of one change, and make the file's schema what all of them come to.
 
@@ -385,12 +415,26 @@ class Catalog:
                     self._create_table(table, schema)
                 else:
                     self._settle_table(tab, table, schema)
+            self._set_policies(schema)
             self._create_indexes(schema, schema.indexes.keys() - had if is_own else set())
             self._create_views(schema)
         except apsw.Error as error:
             if is_own:
                 raise
             raise MalformedError(f"SQLite does not take what is declared: {error}", rule="SCH-5") from error
+
+    def _set_policies(self, schema: Schema) -> None:
+        self._connection.execute("DELETE FROM klal_policy")
+        for table_id, table in schema.tables.items():
+            for name, value, plain in (
+                ("merge", table.policy.merge, MERGE_POLICIES[0]),
+                ("on_delete", table.policy.on_delete, DELETE_POLICIES[0]),
+            ):
+                if value != plain:
+                    self._connection.execute(
+                        "INSERT INTO klal_policy SELECT tab, ?, ? FROM klal_table WHERE table_id = ?",
+                        (name, value, table_id),
+                    )
 
     def _drop_objects(self, schema: Schema) -> None:
         # Views go in any case and come back at the end: SQLite would rewrite them, or refuse, by what they name.
@@ -409,7 +453,15 @@ class Catalog:
         for tab, table_id, name in self._connection.execute("SELECT tab, table_id, name FROM klal_table").fetchall():
             if table_id not in schema.tables:
                 self._connection.execute(f"DROP TABLE main.{quote(name)}")
-                for side in ("klal_table", "klal_column", "klal_life", "klal_dead", "klal_conflict", "klal_hidden"):
+                for side in (
+                    "klal_table",
+                    "klal_column",
+                    "klal_life",
+                    "klal_dead",
+                    "klal_text",
+                    "klal_conflict",
+                    "klal_hidden",
+                ):
                     self._connection.execute(f"DELETE FROM {side} WHERE tab = ?", (tab,))
 
     def _rename_tables(self, schema: Schema) -> None:

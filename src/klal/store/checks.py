@@ -21,10 +21,12 @@ from klal.model.header import ACTS_TABLE, header_hash
 from klal.model.keys import log_id_of
 from klal.model.payload import part_root
 from klal.rules.closing import Cut
+from klal.rules.text import decode_document, told_by
 from klal.store.epochs import Replay, rows_root
 from klal.store.file import unchecked
 from klal.store.history import STATE_APPLIED, STATE_HELD, STATE_LACKING, STATE_VOID, Log
-from klal.store.layout import DERIVED, quote
+from klal.store.layout import DERIVED, TABLE_OF, quote
+from klal.store.sql import Connection
 from klal.store.store import Store
 
 
@@ -281,11 +283,18 @@ def _check_tables(store: Store) -> None:
             theirs = replay.connection.execute(f"SELECT {columns} FROM {name}").fetchall()
             if sorted(ours, key=repr) != sorted(theirs, key=repr):
                 raise LinkError(f"{name} is not what history gives", rule="FIL-4", evidence=name)
+        if _documents(store.connection) != _documents(replay.connection):
+            raise LinkError("klal_text is not what history gives", rule="FIL-4", evidence="klal_text")
         _check_states(store, replay)
     except (apsw.Error, UnicodeDecodeError) as error:
         raise MalformedError(f"history cannot be replayed: {error}", rule="FIL-4", evidence="tables") from error
     finally:
         replay.connection.close()
+
+
+def _documents(connection: Connection) -> dict[object, object]:
+    rows = connection.execute(f"SELECT {TABLE_OF.format('text')}, key, column_id, document FROM klal_text").fetchall()
+    return {tuple(place): told_by(decode_document(document)) for *place, document in rows}
 
 
 def _first_difference(store: Store, replay: Replay) -> str:

@@ -21,6 +21,8 @@ import msgspec
 
 from klal.errors import MalformedError, RefusedError, UnsupportedError, UsageError
 from klal.model.acts import (
+    DELETE_POLICIES,
+    MERGE_POLICIES,
     RENAME_NUMBER_MAX,
     AddColumn,
     CreateIndex,
@@ -30,6 +32,7 @@ from klal.model.acts import (
     DropColumn,
     Rename,
     SchemaAct,
+    SetPolicy,
     check_act,
 )
 from klal.model.schema import (
@@ -457,6 +460,9 @@ def _read_ddl(sql: str, schema: Schema, scratch: Scratch) -> list[SchemaAct]:
     if reader.skip("CREATE", "VIEW"):
         return _created_view(sql, reader, schema, scratch)
     if reader.skip("ALTER", "TABLE"):
+        policy = read_policy(sql)
+        if policy is not None:
+            return policy_acts(schema, *policy)
         return _altered(sql, reader, schema, scratch)
     if reader.skip("DROP"):
         return _dropped(sql, reader, schema, scratch)
@@ -588,6 +594,40 @@ def _altered(sql: str, reader: Reader, schema: Schema, scratch: Scratch) -> list
             raise UsageError(f"column {name} is one that table {table.name} cannot do without")
         return [DropColumn(table.table_id, column_id)]
     raise UnsupportedError("of ALTER TABLE, only ADD COLUMN, DROP COLUMN and RENAME are replicated")
+
+
+def read_policy(sql: str) -> tuple[str, str, str] | None:
+    """Return (table name, merge, on delete) that an ALTER TABLE SET declares, the one not named empty; else None.
+
+    SQLite does not know these words, so they are read here, whole, before it sees the text.
+
+    Raises:
+        UsageError: It sets something else.
+    """
+    reader = Reader(lexemes_of(sql))
+    if not reader.skip("ALTER", "TABLE"):
+        return None
+    name = reader.take_name()
+    if not reader.skip("SET"):
+        return None
+    merge = on_delete = ""
+    if reader.skip("MERGE"):
+        reader.skip("BY")
+        merge = reader.take().upper.lower()
+    elif reader.skip("ON", "DELETE"):
+        on_delete = reader.take().upper.lower()
+    is_known = merge in MERGE_POLICIES or on_delete in DELETE_POLICIES
+    if not is_known or reader.rest():
+        raise UsageError(
+            "ALTER TABLE ... SET is not understood: want SET MERGE CELL or ROW, or SET ON DELETE REVIVE or WINS"
+        )
+    return name, merge, on_delete
+
+
+def policy_acts(schema: Schema, name: str, merge: str, on_delete: str) -> list[SchemaAct]:
+    """Return the act that sets how writes of a table are made, either of the two empty to leave it."""
+    table = _table_named(schema, name)
+    return [SetPolicy(table.table_id, merge, on_delete, min(table.policy.number + 1, RENAME_NUMBER_MAX))]
 
 
 def _next_number(schema: Schema, table_id: bytes, column_id: bytes) -> int:

@@ -61,11 +61,15 @@ CREATE TABLE klal_column(tab INTEGER, column_id BLOB, name TEXT NOT NULL, defini
 CREATE TABLE klal_object(object_id BLOB PRIMARY KEY, kind TEXT NOT NULL, tab INTEGER, name TEXT NOT NULL,
   definition BLOB NOT NULL, is_built INTEGER NOT NULL) WITHOUT ROWID;
 
+CREATE TABLE klal_policy(tab INTEGER, name TEXT, value TEXT NOT NULL, PRIMARY KEY(tab, name)) WITHOUT ROWID;
+
 -- What the merge must remember of a key, for the few keys where there is anything.
-CREATE TABLE klal_life(tab INTEGER, key BLOB, life INTEGER NOT NULL, was_deleted INTEGER NOT NULL,
-  PRIMARY KEY(tab, key)) WITHOUT ROWID;
-CREATE TABLE klal_dead(tab INTEGER, key BLOB, life INTEGER NOT NULL, is_born INTEGER NOT NULL,
-  was_deleted INTEGER NOT NULL, image BLOB NOT NULL, PRIMARY KEY(tab, key)) WITHOUT ROWID;
+CREATE TABLE klal_life(tab INTEGER, key BLOB, life INTEGER NOT NULL, births INTEGER NOT NULL,
+  was_deleted INTEGER NOT NULL, PRIMARY KEY(tab, key)) WITHOUT ROWID;
+CREATE TABLE klal_dead(tab INTEGER, key BLOB, life INTEGER NOT NULL, births INTEGER NOT NULL,
+  was_deleted INTEGER NOT NULL, is_ended INTEGER NOT NULL, image BLOB NOT NULL, PRIMARY KEY(tab, key)) WITHOUT ROWID;
+CREATE TABLE klal_text(tab INTEGER, key BLOB, column_id BLOB, document BLOB NOT NULL,
+  PRIMARY KEY(tab, key, column_id)) WITHOUT ROWID;
 -- Rows that are alive and not shown, since another row shows a value that must be UNIQUE.
 CREATE TABLE klal_hidden(tab INTEGER, key BLOB, key_text TEXT NOT NULL, image BLOB NOT NULL, PRIMARY KEY(tab, key))
   WITHOUT ROWID;
@@ -92,6 +96,11 @@ SELECT t.name AS "table", c.key_text AS "key", k.name AS "column",
   (SELECT lower(hex(l.log_id)) || ':' || c.seq FROM klal_log l WHERE l.log = c.log) AS loser_change
 FROM klal_conflict c JOIN klal_table t USING (tab)
 LEFT JOIN klal_column k ON k.tab = c.tab AND k.column_id = c.column_id;
+CREATE VIEW klal_policies AS
+SELECT t.name AS "table",
+  coalesce((SELECT value FROM klal_policy p WHERE p.tab = t.tab AND p.name = 'merge'), 'cell') AS "merge",
+  coalesce((SELECT value FROM klal_policy p WHERE p.tab = t.tab AND p.name = 'on_delete'), 'revive') AS on_delete
+FROM klal_table t;
 CREATE VIEW klal_changes AS
 SELECT lower(hex(l.log_id)) || ':' || (s.seq + c.lsn - s.lsn) AS "change", m.name AS member,
   CASE c.state WHEN 0 THEN 'payload missing' WHEN 1 THEN 'parked' WHEN 2 THEN 'applied'
@@ -107,24 +116,25 @@ CREATE VIEW klal_epochs AS SELECT epoch, lower(hex(hash)) AS certificate FROM kl
 """
 
 # Tables are numbered in each file as they came, so lines are compared by the table's id.
-_TABLE = "(SELECT table_id FROM klal_table t WHERE t.tab = klal_{0}.tab)"
+TABLE_OF = "(SELECT table_id FROM klal_table t WHERE t.tab = klal_{0}.tab)"
 DERIVED = (
-    ("klal_life", f"{_TABLE.format('life')}, key, life, was_deleted"),
-    ("klal_dead", f"{_TABLE.format('dead')}, key, life, is_born, was_deleted, image"),
+    ("klal_life", f"{TABLE_OF.format('life')}, key, life, births, was_deleted"),
+    ("klal_dead", f"{TABLE_OF.format('dead')}, key, life, births, was_deleted, is_ended, image"),
     (
         "klal_conflict",
         (
-            f"{_TABLE.format('conflict')}, key, column_id, log, seq, life, key_text, value,"
+            f"{TABLE_OF.format('conflict')}, key, column_id, log, seq, life, key_text, value,"
             " winner_log, winner_seq, winner_value"
         ),
     ),
     ("klal_past", "log, past_log, seq, length"),
-    ("klal_hidden", f"{_TABLE.format('hidden')}, key, key_text, image"),
+    ("klal_hidden", f"{TABLE_OF.format('hidden')}, key, key_text, image"),
     ("klal_lost", "table_id, column_id, log, seq, name, row_count"),
     ("klal_drop", "table_id, column_id, log, seq"),
-    ("klal_column", f"{_TABLE.format('column')}, column_id, name, definition"),
+    ("klal_column", f"{TABLE_OF.format('column')}, column_id, name, definition"),
     ("klal_table", "table_id, name, definition, foreign_keys"),
     ("klal_object", "object_id, kind, name, definition, is_built"),
+    ("klal_policy", f"{TABLE_OF.format('policy')}, name, value"),
     ("klal_schema", "act, order_key"),
 )
 """What follows from history, and must come out of it again: table, and what to compare of it."""

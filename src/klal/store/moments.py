@@ -258,6 +258,7 @@ class Past:
             and table.name == table.definition.name
             and all(info.name == info.column.name for info in table.columns)
             and not table.definition.without_rowid
+            and not table.typed  # What stands in a counter, set or text is of many writes (TYP-2 to TYP-4).
             and not table.uniques  # Whether a row may be seen depends on others (UNQ-2).
             and len(table.given) == len(table.columns)
             and not self.catalog.dropped_columns(table)
@@ -519,7 +520,7 @@ def _note_writes(
     for row in hits:
         cells = {column: values[row] for column, values in zip(stripe.columns, columns, strict=True)}
         life = 1 if stripe.lives is None else stripe.lives[row]
-        writes[listed[row]].append(PastWrite(change, stripe.kind, life, cells))
+        writes[listed[row]].append(PastWrite(change, stripe.kind, life, cells, stripe.is_final))
 
 
 def writes_of(scan: Scan, table: Table, keys: set[BareKey], lengths: Lengths) -> dict[BareKey, list[PastWrite]]:

@@ -18,7 +18,8 @@ from klal.errors import UsageError
 from klal.model.codec import pack
 from klal.model.payload import LIFE_MAX
 from klal.model.schema import Key, Value, key_text
-from klal.rules.merge import ChangeRef, Entry, RowState, same
+from klal.rules.merge import ChangeRef, Entry, RowState
+from klal.rules.text import Document, Edit, Put, begun, decode_document, edited
 from klal.store.catalog import Table, decode_image
 from klal.store.sql import Connection
 
@@ -79,23 +80,41 @@ class Rows:
         encoded = encode_key(key)
         visible = self._connection.execute(table.select_values, key).fetchone()
         entries = self._entries(table, encoded) if self.has_side(table) else ()
+        documents = self._documents(table, encoded) if table.has_text else {}
         cells = self._hidden_cells(table, encoded) if visible is None else None
         if visible is not None:
             cells = {info.column_id: value for info, value in zip(table.values, visible[1:], strict=True)}
         if cells is not None:
             side = self._connection.execute(
-                "SELECT life, was_deleted FROM klal_life WHERE tab = ? AND key = ?", (table.tab, encoded)
+                "SELECT life, births, was_deleted FROM klal_life WHERE tab = ? AND key = ?", (table.tab, encoded)
             ).fetchone()
-            life, was_deleted = side or (1, 0)
-            return RowState(life, cells, is_alive=True, is_born=True, was_deleted=bool(was_deleted), entries=entries)
+            life, births, was_deleted = side or (1, 1, 0)
+            return RowState(
+                life,
+                cells,
+                is_alive=True,
+                births=births,
+                was_deleted=bool(was_deleted),
+                entries=entries,
+                documents=documents,
+            )
         dead = self._connection.execute(
-            "SELECT life, is_born, was_deleted, image FROM klal_dead WHERE tab = ? AND key = ?", (table.tab, encoded)
+            "SELECT life, births, was_deleted, is_ended, image FROM klal_dead WHERE tab = ? AND key = ?",
+            (table.tab, encoded),
         ).fetchone()
         if dead is None:
             return RowState(entries=entries)
-        life, is_born, was_deleted, image = dead
+        life, births, was_deleted, is_ended, image = dead
         cells = {**table.defaults, **decode_image(image)}
-        return RowState(life, cells, is_born=bool(is_born), was_deleted=bool(was_deleted), entries=entries)
+        return RowState(
+            life,
+            cells,
+            births=births,
+            was_deleted=bool(was_deleted),
+            is_ended=bool(is_ended),
+            entries=entries,
+            documents=documents,
+        )
 
     def save(self, table: Table, key: Key, was: RowState, now: RowState) -> None:
         """Make the file show `now` where it showed `was`."""
@@ -113,6 +132,8 @@ class Rows:
         self._remember(table, encoded, now)
         if was.entries != now.entries:
             self._save_entries(table, encoded, key, now.entries)
+        if was.documents != now.documents:
+            self._save_documents(table, encoded, now.documents)
 
     def _show_or_hide(self, table: Table, key: Key, was: RowState, now: RowState) -> None:
         try:
@@ -184,13 +205,20 @@ class Rows:
         else:
             self._has_side[table.tab] = True
             self._connection.execute(
-                "INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,?,?,?)",
-                (*place, now.life, now.is_born, now.was_deleted, table.encode_image(now.cells or {})),
+                "INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,?,?,?,?)",
+                (
+                    *place,
+                    now.life,
+                    now.births,
+                    now.was_deleted,
+                    now.is_ended,
+                    table.encode_image(now.cells or {}),
+                ),
             )
-        if now.is_alive and (now.life > 1 or now.was_deleted):
+        if now.is_alive and (now.life > 1 or now.births > 1 or now.was_deleted):
             self._has_side[table.tab] = True
             self._connection.execute(
-                "INSERT OR REPLACE INTO klal_life VALUES(?,?,?,?)", (*place, now.life, now.was_deleted)
+                "INSERT OR REPLACE INTO klal_life VALUES(?,?,?,?,?)", (*place, now.life, now.births, now.was_deleted)
             )
         else:
             self._connection.execute("DELETE FROM klal_life WHERE tab = ? AND key = ?", place)
@@ -208,37 +236,77 @@ class Rows:
         if life > LIFE_MAX:
             raise UsageError(f"key {key_text(key)} of table {table.name} has had every life a key can have")
         self._connection.execute("DELETE FROM klal_dead WHERE tab = ? AND key = ?", place)
-        self._connection.execute("INSERT OR REPLACE INTO klal_life VALUES(?,?,?,0)", (*place, life))
+        self._connection.execute("INSERT OR REPLACE INTO klal_life VALUES(?,?,?,1,0)", (*place, life))
         self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", place)
+        self._connection.execute("DELETE FROM klal_text WHERE tab = ? AND key = ?", place)
         return life
 
-    def local_update(self, table: Table, key: Key, old: tuple[Value, ...], new: tuple[Value, ...]) -> int:
-        """Note a local UPDATE, and return the life it writes in."""
+    def local_update(self, table: Table, key: Key, written: Iterable[int]) -> int:
+        """Note a local UPDATE that writes the columns at these positions, and return the life it writes in."""
         place = (table.tab, encode_key(key))
         life: int = self._connection.execute("SELECT life FROM klal_life WHERE tab = ? AND key = ?", place).get or 1
         self._connection.execute(
             "DELETE FROM klal_conflict WHERE tab = ? AND key = ? AND (life < ? OR column_id = x'')", (*place, life)
         )
-        for position in table.value_positions:
-            if not same(old[position], new[position]):
-                self._connection.execute(
-                    "DELETE FROM klal_conflict WHERE tab = ? AND key = ? AND column_id = ?",
-                    (*place, table.columns[position].column_id),
-                )
+        for position in written:
+            self._connection.execute(
+                "DELETE FROM klal_conflict WHERE tab = ? AND key = ? AND column_id = ?",
+                (*place, table.columns[position].column_id),
+            )
         return life
 
     def local_delete(self, table: Table, key: Key, row: tuple[Value, ...]) -> int:
         """Note a local DELETE, and return the life it ends."""
         place = (table.tab, encode_key(key))
-        life: int = self._connection.execute("SELECT life FROM klal_life WHERE tab = ? AND key = ?", place).get or 1
+        side = self._connection.execute("SELECT life, births FROM klal_life WHERE tab = ? AND key = ?", place)
+        life, births = side.fetchone() or (1, 1)
+        is_ended = table.on_delete == "wins"
         image = {info.column_id: row[p] for info, p in zip(table.values, table.value_positions, strict=True)}
         self._has_side[table.tab] = True
         self._connection.execute(
-            "INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,1,1,?)", (*place, life, table.encode_image(image))
+            "INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,?,1,?,?)",
+            (*place, life, births, is_ended, table.encode_image(image)),
         )
         self._connection.execute("DELETE FROM klal_life WHERE tab = ? AND key = ?", place)
         self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", place)
+        return int(life)
+
+    def local_burial(self, table: Table, key: Key) -> int:
+        """Note a local DELETE of a key that is dead already, and return the life it confirms the end of."""
+        place = (table.tab, encode_key(key))
+        life: int = self._connection.execute(
+            "UPDATE klal_dead SET was_deleted = 1, is_ended = max(is_ended, ?) WHERE tab = ? AND key = ?"
+            " RETURNING life",
+            (table.on_delete == "wins", *place),
+        ).get
+        self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", place)
         return life
+
+    def local_edits(self, table: Table, key: Key, column_id: bytes, old: str, edits: list[Edit], put: Put) -> None:
+        """Keep the document of a text that was edited here."""
+        place = (table.tab, encode_key(key), column_id)
+        kept = self._connection.execute(
+            "SELECT document FROM klal_text WHERE tab = ? AND key = ? AND column_id = ?", place
+        ).get
+        document = begun(old) if kept is None else decode_document(kept)
+        self._connection.execute(
+            "INSERT OR REPLACE INTO klal_text VALUES(?,?,?,?)", (*place, edited(document, edits, put, ()).encode())
+        )
+
+    # -- documents of texts ------------------------------------------------------------
+
+    def _documents(self, table: Table, encoded: bytes) -> dict[bytes, Document]:
+        rows = self._connection.execute(
+            "SELECT column_id, document FROM klal_text WHERE tab = ? AND key = ?", (table.tab, encoded)
+        )
+        return {column_id: decode_document(document) for column_id, document in rows.fetchall()}
+
+    def _save_documents(self, table: Table, encoded: bytes, documents: Mapping[bytes, Document]) -> None:
+        self._connection.execute("DELETE FROM klal_text WHERE tab = ? AND key = ?", (table.tab, encoded))
+        for column_id, document in documents.items():
+            self._connection.execute(
+                "INSERT INTO klal_text VALUES(?,?,?,?)", (table.tab, encoded, column_id, document.encode())
+            )
 
     # -- conflicts -------------------------------------------------------------------
 

@@ -111,6 +111,7 @@ class _Plan:
             and table.tab not in self._unbuilt
             and len(set(ids)) == len(ids)
             and table.by_id.keys() >= set(ids)
+            and (kind == Kind.INSERT or table.merge_columns.merges.keys().isdisjoint(ids))
             and (kind == Kind.INSERT or (kind == Kind.UPDATE and bool(ids)))
         )
         return _Shape(kind, ids, table if is_blind else None)

@@ -73,9 +73,8 @@ class Window:
                     for column, values in zip(segment.columns, segment.values, strict=True)
                     if column in table.by_id
                 }
-                found.append(
-                    Write(change, order_key(self._history, log, stored), segment.kind, segment.life(row), cells)
-                )
+                order, life = order_key(self._history, log, stored), segment.life(row)
+                found.append(Write(change, order, segment.kind, life, cells, segment.is_final, log.log_id))
         return found
 
     def _load(self, unseen: Mapping[int, tuple[int, int]]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from klal.errors import RefusedError, UnsupportedError, UsageError
-from klal.model.acts import Act, Close, SchemaAct, encode_acts
+from klal.model.acts import Act, Close, SchemaAct, check_act, encode_acts
 from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
@@ -25,6 +25,7 @@ from klal.model.schema import KLAL_ID_SIZE, Key, Value, fold, is_reserved, klal_
 from klal.ports import Clock, Entropy
 from klal.rules.merge import ChangeRef, same
 from klal.rules.order import OrderKey, draw_of, order_bytes, order_stamp
+from klal.rules.text import Put
 from klal.store.apply import Applier
 from klal.store.capture import (
     Capture,
@@ -37,15 +38,17 @@ from klal.store.capture import (
     segments_of_deletes,
     segments_of_inserts,
     segments_of_updates,
+    written,
 )
 from klal.store.catalog import Catalog, Table
-from klal.store.declare import read_ddl
+from klal.store.declare import policy_acts, read_ddl, read_policy
 from klal.store.file import allow_klal_id, translate, unchecked
 from klal.store.history import INLINE_SIZE_MAX, STATE_APPLIED, History, Log
 from klal.store.local import SHAPING, is_local, put_aside
 from klal.store.rows import Rows
 from klal.store.sql import Connection, runner
 from klal.store.sqltext import first_word, is_blank, savepoint_name, words_of
+from klal.store.typed import settle, travelling
 from klal.store.unique import Uniques
 
 _PartBytes = tuple[bytes, bytes, int]  # Table id, bytes, row count.
@@ -172,6 +175,8 @@ class Writer:
 
     def _plan(self, sql: str) -> str:
         word = first_word(sql)
+        if word == "ALTER" and read_policy(sql) is not None:
+            return "ddl"  # In words that SQLite does not know, so it is not asked.
         if word and ";" in sql.rstrip("; \t\r\n"):
             self._check_single(sql)
         if word in _TRANSACTION_WORDS:
@@ -369,13 +374,29 @@ class Writer:
 
     # -- DDL -------------------------------------------------------------------------
 
+    def declare_policy(self, table_name: str, merge: str, on_delete: str) -> Outcome:
+        """Run what an ALTER TABLE SET asks for, given in words.
+
+        Raises:
+            UsageError: No such table or policy.
+        """
+        try:
+            acts = policy_acts(self._catalog.schema, table_name, merge, on_delete)
+            for act in acts:
+                check_act(act)
+        except RefusedError as error:
+            raise UsageError(error.message) from error
+        return self._declare(acts)
+
     def declare(self, sql: str) -> Outcome:
         """Run a CREATE, ALTER or DROP and note it as acts.
 
         Raises:
             UsageError: What SQLite does not accept, or what cannot be replicated.
         """
-        acts = read_ddl(sql, self._catalog.schema)
+        return self._declare(read_ddl(sql, self._catalog.schema))
+
+    def _declare(self, acts: list[SchemaAct]) -> Outcome:
         self._connection.execute("SAVEPOINT klal_declare")
         try:
             with put_aside(self._connection), unchecked(self._connection), paused(self.capture):
@@ -485,11 +506,12 @@ class Writer:
         same rows; here nothing is looked up or folded key by key.
         """
         table = capture.table
-        if self._rows.has_side(table) or table.tab in self._catalog.unbuilt:
+        if self._rows.has_side(table) or table.tab in self._catalog.unbuilt or table.typed:
             return None
         if not capture.is_mixed:
             return self._part_of_inserts(capture)
-        encoded = encode_update(table, *capture.events[0]) if len(capture.events) == 1 else None
+        is_one = len(capture.events) == 1 and not capture.forced and not capture.burials and table.merge == "cell"
+        encoded = encode_update(table, *capture.events[0]) if is_one else None
         return None if encoded is None else (table.table_id, self._salt() + encoded, 1)
 
     def _net(self) -> Iterator[tuple[Table, Net]]:
@@ -516,6 +538,9 @@ class Writer:
         return self._salts[at : at + SALT_SIZE]
 
     def _part(self, table: Table, net: Net) -> _PartBytes:
+        if table.typed:
+            with paused(self.capture):
+                settle(self._connection, table, net)
         lives: dict[Key, int] = {}
         has_side = self._rows.has_side(table)
         has_hidden = has_side and self._rows.has_hidden(table)
@@ -526,22 +551,31 @@ class Writer:
             self.uniques.check_local(table, [*net.inserts, *changed])
         for key, row in net.deletes.items():
             lives[key] = self._rows.local_delete(table, key, row)
+        for key in net.burials:
+            lives[key] = self._rows.local_burial(table, key)
+        forced = self.capture.of(table).forced
+        updates: dict[Key, tuple[tuple[int, ...], Sequence[Value]]] = {
+            key: (written(table, old, new, forced.get(key, ())), new) for key, (old, new) in net.updates.items()
+        }
         if has_side:
             for key in net.inserts:
                 lives[key] = self._rows.local_insert(table, key)
-            for key, (old, new) in net.updates.items():
-                lives[key] = self._rows.local_update(table, key, old, new)
+            for key, (positions, _) in updates.items():
+                lives[key] = self._rows.local_update(table, key, positions)
+        if table.typed:
+            for key, (positions, _) in updates.items():
+                updates[key] = (positions, self._travelling(table, key, positions, *net.updates[key]))
 
         def life_of(key: Key) -> int:
             return lives.get(key, 1)
 
         segments = [
-            *segments_of_deletes(net.deletes, life_of),
-            *segments_of_updates(table, net.updates, life_of),
+            *segments_of_deletes(table, [*net.deletes, *net.burials], life_of),
+            *segments_of_updates(table, updates, life_of),
             *segments_of_inserts(table, net.inserts, life_of),
         ]
         encoded = [*net.spilled, *map(encode_segment, segments)]
-        count = net.spilled_count + len(net.deletes) + len(net.updates) + len(net.inserts)
+        count = net.spilled_count + sum(len(segment.keys) for segment in segments)
         return table.table_id, b"".join((self._salt(), *encoded)), count
 
     @staticmethod
@@ -550,6 +584,24 @@ class Writer:
             info.column_id in table.unique_ids and not same(before, after)
             for info, before, after in zip(table.columns, old, new, strict=True)
         )
+
+    def _travelling(self, table: Table, key: Key, positions: tuple[int, ...], old: Row, new: Row) -> Row:
+        """Return what an UPDATE of counters, sets and texts carries, and keep the documents of the texts."""
+        row, edits = travelling(table, positions, old, new)
+        own = self.own
+        assert own is not None, "a write transaction has a log to write to"
+        for position, made in edits.items():
+            put = Put(own.log.log_id, self._next_seq(own))
+            self._rows.local_edits(table, key, table.columns[position].column_id, str(old[position]), made, put)
+        return row
+
+    def _next_seq(self, own: OwnLog) -> int:
+        """Return the number of the change that is being made: `append` may put headers without payload before it."""
+        if own.past_is_fresh:
+            return own.log.length
+        heads = self._history.maximal_heads(self._history.head_vector(own.log))
+        others = sum(head.log != own.log.log for head in heads)
+        return own.log.length + max(0, -(-others // PAST_COUNT_MAX) - 1)
 
     def append(self, parts: Sequence[_PartBytes], heads: Sequence[ChangeRef] = ()) -> int:
         """Append one change with these parts to the own log, and return its number.

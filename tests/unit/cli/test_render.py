@@ -75,12 +75,21 @@ def test_a_bar_is_full_only_when_nothing_is_missing_and_empty_only_when_nothing_
 
 
 def test_a_conflict_shows_both_values():
-    claim = {"value": 3_400, "member": "Dream", "change": "ab" * 32 + ":7"}
-    item = {"table": "penguin", "key": ["N1"], "column": "mass", "winner": claim, "loser": {**claim, "value": None}}
+    claim = {"value": 3_400, "member": "Dream", "change": "ab" * 32 + ":7", "unix_ms": 1_700_000_000_000}
+    item = {
+        "id": "0123456789abcdef",
+        "table": "penguin",
+        "key": ["N1"],
+        "column": "mass",
+        "winner": claim,
+        "loser": {**claim, "value": None},
+    }
 
-    text = drawn(render.conflicts([item]))
+    text = drawn(render.conflicts([item], now_unix_ms=1_700_000_120_000))
 
     assert "3400" in text
+    assert "2 min" in text
+    assert "0123456789abcdef" in text
     assert "NULL" in text
     assert "abababab:7" in text
 

@@ -21,6 +21,7 @@ from klal.model.acts import (
     Invite,
     Join,
     Policy,
+    SetPolicy,
     decode_acts,
     encode_acts,
     make_invitation,
@@ -47,6 +48,7 @@ acts = st.one_of(
     st.just(JOIN),
     st.builds(CreateTable, definitions()),
     st.builds(AddColumn, table_ids, addable_columns),
+    st.builds(SetPolicy, table_ids, st.just("row"), st.sampled_from(["", "revive", "wins"]), st.integers(1, 99)),
     st.builds(Close, st.integers(0, EPOCH_MAX)),
 )
 
@@ -114,15 +116,19 @@ def _changed(act: Act, at: int, value: object) -> list[object]:
         _changed(Invite(INVITATION), 1, [ANA.member_id, MIRA.member_id, 1 << 31, bytes(64)]),
         _changed(Invite(INVITATION), 1, [ANA.member_id, bytes(31), 1, bytes(64)]),
         _changed(Invite(INVITATION), 1, [ANA.member_id, MIRA.member_id, 1, bytes(65)]),
+        ["policy", bytes(15), "row", ""],
+        ["policy", bytes(16), "", ""],
+        ["policy", bytes(16), "rows", ""],
+        ["policy", bytes(16), "", "cascade"],
         ["column", bytes(15), ["c", "TEXT", False, None, "BINARY"]],
     ],
 )
 def test_an_act_out_of_bounds_is_refused(fields: list[object]) -> None:
-    """ACT-2, ENC-3, T44: control characters in a name would reach a terminal."""
+    """ACT-2, POL-1, ENC-3, T44: control characters in a name would reach a terminal."""
     with pytest.raises(MalformedError) as caught:
         decode_acts(SALT + pack([fields]))
 
-    assert caught.value.rule in {"ACT-2", "ENC-3"}
+    assert caught.value.rule in {"ACT-2", "POL-1", "ENC-3"}
 
 
 def test_too_many_acts_or_too_few_bytes_are_refused() -> None:

@@ -34,7 +34,8 @@ def _plain(segment: Segment) -> tuple[object, ...]:
     """Return the segment with its rows as tuples, and each float by its spelling."""
     spelled = [[repr(value) for value in column] for column in segment.values]
     lives = None if segment.lives is None else list(segment.lives)
-    return segment.kind, segment.columns, [tuple(map(repr, key)) for key in segment.keys], spelled, lives
+    keys = [tuple(map(repr, key)) for key in segment.keys]
+    return segment.kind, segment.columns, keys, spelled, lives, segment.is_final
 
 
 def _raw(
@@ -127,6 +128,8 @@ def test_any_byte_changed_or_cut_is_refused_or_has_another_root(segment: Segment
         (_raw(kind=0), "PAY-2"),
         (_raw(kind=4), "PAY-2"),
         (_raw(flags=8), "PAY-2"),
+        (_raw(kind=1, flags=8), "PAY-2"),
+        (_raw(kind=3, flags=16, columns=(), values=_pack([])), "PAY-2"),
         (_raw()[:-1], "PAY-2"),
         (_raw() + b"\0", "PAY-2"),
         (_raw(keys_plain=99), "PAY-2"),
@@ -216,7 +219,7 @@ def test_a_stripe_gives_what_the_whole_segment_gives(drawn: list[Segment]) -> No
     for stripe, segment in zip(decode_stripes(part), decode_segments(part), strict=True):
         columns = [stripe.column(index) for index in reversed(range(len(stripe.columns)))][::-1]
         keys = [key if isinstance(key, tuple) else (key,) for key in stripe.keys]
-        found = Segment(stripe.kind, stripe.columns, keys, columns, stripe.lives)
+        found = Segment(stripe.kind, stripe.columns, keys, columns, stripe.lives, None, stripe.is_final)
         assert _plain(found) == _plain(segment)
         assert stripe.row_count == len(segment.keys)
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from klal.model.payload import Kind
 from klal.rules.merge import ChangeRef, Sees
 from klal.rules.shown import PastWrite, shown
-from tests.helpers.merge_oracle import DEFAULTS, Change, Copy, draw_fleet, expected, shuffled_causally
+from tests.helpers.merge_oracle import DEFAULTS, REGISTERS, Change, Copy, draw_fleet, expected, shuffled_causally
 
 
 def writes_in(changes: list[Change], key: str) -> list[PastWrite]:
     touching = sorted((change for change in changes if key in change.writes), key=lambda change: change.order)
     return [
-        PastWrite(change.ref, write.kind, write.life, write.cells)
+        PastWrite(change.ref, write.kind, write.life, write.cells, write.is_final)
         for change in touching
         for write in [change.writes[key]]
     ]
@@ -41,7 +41,10 @@ def test_what_a_row_shows_is_what_merging_makes_of_it_and_what_the_oracle_wants(
             merged = copy.shows(key)
             assert (row is not None) == want.is_alive == merged.is_alive
             if row is not None:
-                assert frozenset((column, repr(value)) for column, value in row.items()) == want.cells == merged.cells
+                # Counters, sets and texts are the merge's alone: a table with one takes the long way.
+                found = {(column, repr(value)) for column, value in row.items() if column in REGISTERS}
+                assert found == {cell for cell in want.cells if cell[0] in REGISTERS}
+                assert want.cells == merged.cells
 
 
 def test_a_row_nobody_wrote_or_only_an_update_named_is_not_there() -> None:
