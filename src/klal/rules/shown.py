@@ -44,7 +44,7 @@ def shown(writes: Sequence[PastWrite], sees: Sees, defaults: Mapping[bytes, Valu
     if not any(put.kind is Kind.INSERT for put in current):
         return None
     ends = [write for write in writes if write.kind is Kind.DELETE and write.life == life]
-    if any(end.is_final for end in ends):
+    if any(end.is_final and not all(sees(put.change, end.change) for put in current) for end in ends):
         return None
     if ends and all(any(sees(end.change, put.change) for end in ends) for put in current):
         return None

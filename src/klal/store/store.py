@@ -30,6 +30,7 @@ from klal.model.acts import (
     NameMoment,
     Rename,
     SchemaAct,
+    SetPolicy,
     make_invitation,
     make_join,
 )
@@ -737,6 +738,8 @@ class Store:
                 case CreateView():
                     stands = act.definition.object_id in schema.views
                 case AddColumn() | DropColumn():
+                    stands = act.table_id in schema.tables
+                case SetPolicy():
                     stands = act.table_id in schema.tables
                 case Rename():
                     newest = schema.rename_numbers.get((act.table_id, act.column_id))
