@@ -49,8 +49,9 @@ from klal.model.schema import (
 from klal.model.tokens import Token, Tokens, columns_in, is_total
 from klal.rules.merge import Columns, same
 from klal.rules.schema import Schema, Stated, TableState, resolve
-from klal.store.declare import check_act_reads_back, column_sql, create_views, index_sql, names_of, table_sql
+from klal.store.ddl import column_sql, index_sql, names_of, table_sql
 from klal.store.layout import quote
+from klal.store.scratch import check_act_reads_back, create_views
 from klal.store.sql import Connection
 from klal.store.sqltext import literal_sql, tokens_sql
 

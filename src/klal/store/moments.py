@@ -39,7 +39,7 @@ from klal.rules.order import draw_of
 from klal.rules.shown import PastWrite, shown
 from klal.store.apply import Applier
 from klal.store.catalog import Catalog, ColumnInfo, Table
-from klal.store.declare import column_sql
+from klal.store.ddl import column_sql
 from klal.store.epochs import Epochs, Replay
 from klal.store.file import open_file, translate
 from klal.store.history import STATE_APPLIED, History, Log

@@ -23,7 +23,7 @@ from klal.model.schema import Key, Value, key_text
 from klal.rules.order import order_bytes
 from klal.rules.unique import Claimant, compared, visible
 from klal.store.catalog import Catalog, Table, UniqueRule
-from klal.store.declare import column_sql
+from klal.store.ddl import column_sql
 from klal.store.history import STATE_APPLIED, History
 from klal.store.layout import quote
 from klal.store.rows import Rows, encode_key
