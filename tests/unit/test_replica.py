@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import klal
-from klal.errors import IncompleteError
+from klal.errors import IncompleteError, UsageError
 
 
 def _pair(folder: Path) -> tuple[klal.Replica, klal.Replica, str]:
@@ -172,3 +173,22 @@ def test_a_closed_replica_says_so_in_klals_own_words(tmp_path: Path) -> None:
         with pytest.raises(klal.errors.KlalError):
             call()
     ana.close()
+
+
+def test_a_number_of_another_library_is_refused_and_does_not_become_its_bytes(tmp_path: Path) -> None:
+    """T42: whatever has a buffer is a blob to SQLite's binding, a numpy integer too."""
+    with klal.create(tmp_path / "a.db", space="s", member="ana", home=tmp_path / "home") as ana:
+        ana.execute("CREATE TABLE t(k TEXT PRIMARY KEY, v)")
+        for wrong in (np.int64(7), np.float32(0.5), np.bool_(True)):
+            for run in (
+                lambda value=wrong: ana.execute("INSERT INTO t VALUES('a', ?)", (value,)),
+                lambda value=wrong: ana.execute("INSERT INTO t VALUES('a', :v)", {"v": value}),
+                lambda value=wrong: ana.executemany("INSERT INTO t VALUES('a', ?)", [(value,)]),
+                lambda value=wrong: ana.insert_many("t", [("a", value)]),
+                lambda value=wrong: ana.query("SELECT ?", (value,)),
+            ):
+                with pytest.raises(UsageError, match="numpy"):
+                    run()
+        ana.insert_many("t", [("b", np.float64(0.5)), ("c", bytearray(b"x"))])
+
+        assert ana.query("SELECT k, v FROM t ORDER BY k") == [("b", 0.5), ("c", b"x")]

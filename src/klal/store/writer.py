@@ -9,7 +9,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -53,6 +53,8 @@ from klal.store.unique import Uniques
 
 _PartBytes = tuple[bytes, bytes, int]  # Table id, bytes, row count.
 _COUNTER_MAX = 0xFFFF
+_PLAIN = frozenset((type(None), int, float, str, bytes, bool))
+_STORABLE = (type(None), int, float, str, bytes, bytearray, memoryview)
 # Ends the user's SQL. The authorizer is asked when a statement is prepared, and SQLite's cache of
 # prepared statements goes by the text: without it, klal's own text would be run unasked.
 _USERS = "\n--"
@@ -269,7 +271,7 @@ class Writer:
             cursor = self._connection.cursor()
             # Asked before the first step: a finished statement no longer knows its columns.
             cursor.exec_trace = name_columns
-            rows = cursor.execute(sql + _USERS, bindings).fetchall()
+            rows = cursor.execute(sql + _USERS, _storable(bindings)).fetchall()
             columns = described[0] if described else ()
             names, types = tuple(name for name, _ in columns), tuple(declared for _, declared in columns)
             return Outcome(self._connection.total_changes() - before, names, rows, types)
@@ -279,7 +281,7 @@ class Writer:
         # What `_running` does, without it: a context manager costs as much as a short statement.
         self._is_user = True
         try:
-            self._run(sql + _USERS, bindings)
+            self._run(sql + _USERS, _storable(bindings))
         except BaseException as error:
             self._fail(error)
             raise
@@ -290,7 +292,7 @@ class Writer:
     def run_many(self, sql: str, rows: Iterable[Any]) -> Outcome:
         """Run one statement for each row of bindings."""
         with self._running() as before:
-            self._connection.executemany(sql + _USERS, rows)
+            self._connection.executemany(sql + _USERS, map(_storable, rows))
             return Outcome(self._connection.total_changes() - before, (), [])
 
     @contextmanager
@@ -692,12 +694,21 @@ class Writer:
         return own.unix_ms << 16 | own.counter
 
 
-def _is_text(sql: str) -> bool:
-    try:
-        sql.encode()
-    except UnicodeError:
-        return False
-    return True
+def _storable(bindings: Any) -> Any:
+    """Return the bindings if SQLite stores each as what it is.
+
+    apsw takes whatever has a buffer for a blob: a numpy integer would become its eight bytes.
+
+    Raises:
+        TypeError: It names the type.
+    """
+    values = bindings.values() if isinstance(bindings, Mapping) else bindings
+    if not isinstance(values, Iterable) or _PLAIN.issuperset(map(type, values)):
+        return bindings
+    for value in values:
+        if not isinstance(value, _STORABLE):
+            raise TypeError(f"{type(value).__module__}.{type(value).__name__}, want None, int, float, str or bytes")
+    return bindings
 
 
 @contextmanager
