@@ -43,22 +43,28 @@ class Rows:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._has_side: dict[int, bool] = {}
+        self._are_used: dict[tuple[int, str], bool] = {}  # (table, side table) -> whether it may hold anything
 
     def forget(self) -> None:
         """Drop what is remembered between transactions."""
-        self._has_side.clear()
+        self._are_used.clear()
 
     def has_side(self, table: Table) -> bool:
         """True when any key of the table has something remembered."""
-        known = self._has_side.get(table.tab)
+        return any(self._uses(table, name) for name in _SIDE_TABLES)
+
+    def _uses(self, table: Table, name: str) -> bool:
+        # Most tables have nothing in most side tables, and a statement spared counts where changes are small.
+        known = self._are_used.get((table.tab, name))
         if known is None:
-            known = any(
-                self._connection.execute(f"SELECT 1 FROM {name} WHERE tab = ? LIMIT 1", (table.tab,)).get
-                for name in _SIDE_TABLES
-            )
-            self._has_side[table.tab] = known
+            known = self._connection.execute(f"SELECT 1 FROM {name} WHERE tab = ? LIMIT 1", (table.tab,)).get == 1
+            self._are_used[table.tab, name] = known
         return known
+
+    def _forget_key(self, table: Table, encoded: bytes, *names: str) -> None:
+        for name in names:
+            if self._uses(table, name):
+                self._connection.execute(f"DELETE FROM {name} WHERE tab = ? AND key = ?", (table.tab, encoded))
 
     def keys_with_side(self, table: Table, keys: Iterable[Key]) -> set[Key]:
         """Return those of `keys` that have something remembered."""
@@ -70,7 +76,7 @@ class Rows:
         for start in range(0, len(encoded), _KEYS_PER_QUERY):
             some = encoded[start : start + _KEYS_PER_QUERY]
             marks = ", ".join("?" * len(some))
-            for name in _SIDE_TABLES:
+            for name in filter(lambda name: self._uses(table, name), _SIDE_TABLES):
                 sql = f"SELECT DISTINCT key FROM {name} WHERE tab = ? AND key IN ({marks})"
                 found.update(by_bytes[each] for (each,) in self._connection.execute(sql, (table.tab, *some)))
         return found
@@ -79,16 +85,13 @@ class Rows:
         """Return the state of one key."""
         encoded = encode_key(key)
         visible = self._connection.execute(table.select_values, key).fetchone()
-        entries = self._entries(table, encoded) if self.has_side(table) else ()
+        entries = self._entries(table, encoded) if self._uses(table, "klal_conflict") else ()
         documents = self._documents(table, encoded) if table.has_text else {}
         cells = self._hidden_cells(table, encoded) if visible is None else None
         if visible is not None:
             cells = {info.column_id: value for info, value in zip(table.values, visible[1:], strict=True)}
         if cells is not None:
-            side = self._connection.execute(
-                "SELECT life, births, was_deleted FROM klal_life WHERE tab = ? AND key = ?", (table.tab, encoded)
-            ).fetchone()
-            life, births, was_deleted = side or (1, 1, 0)
+            life, births, was_deleted = self._life(table, encoded)
             return RowState(
                 life,
                 cells,
@@ -98,6 +101,8 @@ class Rows:
                 entries=entries,
                 documents=documents,
             )
+        if not self._uses(table, "klal_dead"):
+            return RowState(entries=entries)
         dead = self._connection.execute(
             "SELECT life, births, was_deleted, is_ended, image FROM klal_dead WHERE tab = ? AND key = ?",
             (table.tab, encoded),
@@ -116,6 +121,14 @@ class Rows:
             documents=documents,
         )
 
+    def _life(self, table: Table, encoded: bytes) -> tuple[int, int, int]:
+        """Return (life, births, was deleted) of a row that is alive."""
+        if not self._uses(table, "klal_life"):
+            return 1, 1, 0
+        sql = "SELECT life, births, was_deleted FROM klal_life WHERE tab = ? AND key = ?"
+        side: tuple[int, int, int] | None = self._connection.execute(sql, (table.tab, encoded)).fetchone()
+        return side or (1, 1, 0)
+
     def save(self, table: Table, key: Key, was: RowState, now: RowState) -> None:
         """Make the file show `now` where it showed `was`."""
         encoded = encode_key(key)
@@ -126,7 +139,7 @@ class Rows:
         elif now.is_alive:
             self._show_or_hide(table, key, was, now)
         elif is_hidden:
-            self._connection.execute("DELETE FROM klal_hidden WHERE tab = ? AND key = ?", (table.tab, encoded))
+            self._forget_key(table, encoded, "klal_hidden")
         elif was.is_alive:
             self._connection.execute(table.delete, key)
         self._remember(table, encoded, now)
@@ -148,7 +161,7 @@ class Rows:
     def has_hidden(self, table: Table) -> bool:
         """True when some row of the table is alive and not shown."""
         sql = "SELECT 1 FROM klal_hidden WHERE tab = ? LIMIT 1"
-        return self.has_side(table) and self._connection.execute(sql, (table.tab,)).get == 1
+        return self._uses(table, "klal_hidden") and self._connection.execute(sql, (table.tab,)).get == 1
 
     def hidden(self, table: Table) -> dict[Key, dict[bytes, Value]]:
         """Return the rows of a table that are alive and not shown: key -> cells."""
@@ -156,7 +169,7 @@ class Rows:
         return {decode_key(key): {**table.defaults, **decode_image(image)} for key, image in rows}
 
     def _hidden_cells(self, table: Table, encoded: bytes) -> dict[bytes, Value] | None:
-        if not (table.uniques or self.has_side(table)):
+        if not self._uses(table, "klal_hidden"):
             return None
         place = (table.tab, encoded)
         image = self._connection.execute("SELECT image FROM klal_hidden WHERE tab = ? AND key = ?", place).get
@@ -164,7 +177,7 @@ class Rows:
 
     def hide(self, table: Table, key: Key, cells: Mapping[bytes, Value]) -> None:
         """Keep a row that is alive beside its table, and show it no more."""
-        self._has_side[table.tab] = True
+        self._are_used[table.tab, "klal_hidden"] = True
         self._connection.execute(table.delete, key)
         self._connection.execute(
             "INSERT OR REPLACE INTO klal_hidden VALUES(?,?,?,?)",
@@ -173,7 +186,7 @@ class Rows:
 
     def reveal(self, table: Table, key: Key, cells: Mapping[bytes, Value]) -> None:
         """Show a row that was kept beside its table."""
-        self._connection.execute("DELETE FROM klal_hidden WHERE tab = ? AND key = ?", (table.tab, encode_key(key)))
+        self._forget_key(table, encode_key(key), "klal_hidden")
         self._show(table, key, RowState(), RowState(cells=cells, is_alive=True))
 
     def _show(self, table: Table, key: Key, was: RowState, now: RowState) -> None:
@@ -201,9 +214,9 @@ class Rows:
     def _remember(self, table: Table, encoded: bytes, now: RowState) -> None:
         place = (table.tab, encoded)
         if now.is_alive or now.life == 0:
-            self._connection.execute("DELETE FROM klal_dead WHERE tab = ? AND key = ?", place)
+            self._forget_key(table, encoded, "klal_dead")
         else:
-            self._has_side[table.tab] = True
+            self._are_used[table.tab, "klal_dead"] = True
             self._connection.execute(
                 "INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,?,?,?,?)",
                 (
@@ -216,12 +229,12 @@ class Rows:
                 ),
             )
         if now.is_alive and (now.life > 1 or now.births > 1 or now.was_deleted):
-            self._has_side[table.tab] = True
+            self._are_used[table.tab, "klal_life"] = True
             self._connection.execute(
                 "INSERT OR REPLACE INTO klal_life VALUES(?,?,?,?,?)", (*place, now.life, now.births, now.was_deleted)
             )
         else:
-            self._connection.execute("DELETE FROM klal_life WHERE tab = ? AND key = ?", place)
+            self._forget_key(table, encoded, "klal_life")
 
     # -- local writes ----------------------------------------------------------------
     # A local write has seen everything applied here, so it never loses and only clears.
@@ -229,22 +242,25 @@ class Rows:
     def local_insert(self, table: Table, key: Key) -> int:
         """Note a local INSERT, and return the life it begins."""
         place = (table.tab, encode_key(key))
-        dead = self._connection.execute("SELECT life FROM klal_dead WHERE tab = ? AND key = ?", place).get
+        sql = "SELECT life FROM klal_dead WHERE tab = ? AND key = ?"
+        dead = self._connection.execute(sql, place).get if self._uses(table, "klal_dead") else None
         if dead is None:
             return 1
         life: int = dead + 1
         if life > LIFE_MAX:
             raise UsageError(f"key {key_text(key)} of table {table.name} has had every life a key can have")
-        self._connection.execute("DELETE FROM klal_dead WHERE tab = ? AND key = ?", place)
+        self._are_used[table.tab, "klal_life"] = True
         self._connection.execute("INSERT OR REPLACE INTO klal_life VALUES(?,?,?,1,0)", (*place, life))
-        self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", place)
         self._connection.execute("DELETE FROM klal_text WHERE tab = ? AND key = ?", place)
+        self._forget_key(table, place[1], "klal_dead", "klal_conflict")
         return life
 
     def local_update(self, table: Table, key: Key, written: Iterable[int]) -> int:
         """Note a local UPDATE that writes the columns at these positions, and return the life it writes in."""
         place = (table.tab, encode_key(key))
-        life: int = self._connection.execute("SELECT life FROM klal_life WHERE tab = ? AND key = ?", place).get or 1
+        life, *_ = self._life(table, place[1])
+        if not self._uses(table, "klal_conflict"):
+            return life
         self._connection.execute(
             "DELETE FROM klal_conflict WHERE tab = ? AND key = ? AND (life < ? OR column_id = x'')", (*place, life)
         )
@@ -258,18 +274,16 @@ class Rows:
     def local_delete(self, table: Table, key: Key, row: tuple[Value, ...]) -> int:
         """Note a local DELETE, and return the life it ends."""
         place = (table.tab, encode_key(key))
-        side = self._connection.execute("SELECT life, births FROM klal_life WHERE tab = ? AND key = ?", place)
-        life, births = side.fetchone() or (1, 1)
+        life, births, _ = self._life(table, place[1])
         is_ended = table.on_delete == "wins"
         image = {info.column_id: row[p] for info, p in zip(table.values, table.value_positions, strict=True)}
-        self._has_side[table.tab] = True
+        self._are_used[table.tab, "klal_dead"] = True
         self._connection.execute(
             "INSERT OR REPLACE INTO klal_dead VALUES(?,?,?,?,1,?,?)",
             (*place, life, births, is_ended, table.encode_image(image)),
         )
-        self._connection.execute("DELETE FROM klal_life WHERE tab = ? AND key = ?", place)
-        self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", place)
-        return int(life)
+        self._forget_key(table, place[1], "klal_life", "klal_conflict")
+        return life
 
     def local_burial(self, table: Table, key: Key) -> int:
         """Note a local DELETE of a key that is dead already, and return the life it confirms the end of."""
@@ -279,7 +293,7 @@ class Rows:
             " RETURNING life",
             (table.on_delete == "wins", *place),
         ).get
-        self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", place)
+        self._forget_key(table, place[1], "klal_conflict")
         return life
 
     def local_edits(self, table: Table, key: Key, column_id: bytes, old: str, edits: list[Edit], put: Put) -> None:
@@ -329,11 +343,11 @@ class Rows:
         )
 
     def _save_entries(self, table: Table, encoded: bytes, key: Key, entries: tuple[Entry, ...]) -> None:
-        self._connection.execute("DELETE FROM klal_conflict WHERE tab = ? AND key = ?", (table.tab, encoded))
+        self._forget_key(table, encoded, "klal_conflict")
         for entry in entries:
             if entry.column is not None and entry.column not in table.by_id:
                 continue  # Of a column that was dropped: history has it.
-            self._has_side[table.tab] = True
+            self._are_used[table.tab, "klal_conflict"] = True
             winner = entry.winner or (None, None)
             self._connection.execute(
                 "INSERT INTO klal_conflict VALUES(?,?,?,?,?,?,?,?,?,?,?)",
