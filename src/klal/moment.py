@@ -23,8 +23,9 @@ from typing import Self
 from klal.errors import IncompleteError, UsageError
 from klal.model.codec import HASH_SIZE, NAME_LENGTH_MAX
 from klal.model.frontier import Frontier, Head
-from klal.model.schema import Key, Value, has_suffix
+from klal.model.schema import Key, Merge, Value, has_suffix
 from klal.reports import ChangeId, Closed, Conflict, Missing, NamedMoment, RowChange, Rows, Version
+from klal.rules.cells import readable
 from klal.rules.merge import ChangeRef, Entry, RowState, Write, merge_write, same
 from klal.rules.order import order_stamp
 from klal.store.catalog import Table
@@ -418,7 +419,8 @@ def versions(store: Store, table_name: str, key: Value | Key) -> list[Version]:
     for each in writes_of(Scan(history), table, {bare}, history.applied_lengths())[bare]:
         stored, log = history.read(each.change), history.logs[each.change.log]
         order = order_key(history, log, stored)
-        write = Write(each.change, order, each.kind, each.life, each.cells, each.is_final, log.log_id)
+        cells = {column: value for column, value in each.cells.items() if column in table.by_id}
+        write = Write(each.change, order, each.kind, each.life, cells, each.is_final, log.log_id)
         window = [other for other in done if not history.sees(write.change, other.change)]
         before = {(entry.column, entry.change) for entry in state.entries}
         state = merge_write(state, window, write, history.sees, table.merge_columns)
@@ -434,12 +436,18 @@ def versions(store: Store, table_name: str, key: Value | Key) -> list[Version]:
             survey.name(history.logs[write.change.log].member_id),
             unix_ms,
             write.kind.name.lower(),
-            {table.by_id[column].name: value for column, value in write.cells.items()},
+            {table.by_id[column].name: _as_said(table, write, column) for column in write.cells},
             row,
             tuple(_conflict(history, survey, table, parts, entry) for entry in lost.get(write.change, ())),
         )
         for write, unix_ms, row in found
     ]
+
+
+def _as_said(table: Table, write: Write, column: bytes) -> Value:
+    """Return what a write says of a column as people read it: a counter's difference has its sign."""
+    merge = table.merge_columns.merges.get(column, Merge.REGISTER)
+    return readable(merge, write.kind, write.cells[column])
 
 
 def _conflict(history: History, survey: Survey, table: Table, key: Key, entry: Entry) -> Conflict:

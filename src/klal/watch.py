@@ -79,6 +79,7 @@ class LiveQuery:
             before, self._lengths = self._lengths, lengths
             if not self._is_touched(before):
                 return None
+            self._names = {fold(name) for name in store.writer.tables_read(self._sql)}
             rows = self._run()
             added, removed = _minus(rows, self.rows), _minus(self.rows, rows)
             self.rows = rows

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import klal
 from klal.errors import MalformedError
+from klal.model.payload import Kind, Segment, encode_segment
 from klal.model.schema import Column, TableDefinition, check_definition
 from klal.store.store import World
-from tests.helpers.fleet import FakeClock
+from tests.helpers.fleet import FakeClock, Fleet, all_agree, scratch
 
 
 def _everybody(folder: Path, names: tuple[str, ...], *ddl: str) -> dict[str, klal.Replica]:
@@ -200,3 +203,145 @@ def test_another_tool_may_read_while_klal_writes(tmp_path: Path) -> None:
         rows = sqlite3.connect(tmp_path / "ana.db").execute("SELECT id FROM t").fetchall()
 
         assert rows == [("a",)]
+
+
+# -- what features did to each other -----------------------------------------------------------
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    with scratch() as folder, Fleet(folder) as fleet:
+        fleet.found("ana")
+        fleet.join("ben")
+        yield fleet
+
+
+def lost_twice(fleet: Fleet) -> None:
+    """Make a dead key with two cells that lost: it was deleted here for good while both were written there."""
+    fleet["ana"].execute("CREATE TABLE pair(k TEXT PRIMARY KEY, a INT, b INT)")
+    fleet["ana"].execute("ALTER TABLE pair SET ON DELETE WINS")
+    fleet["ana"].execute("INSERT INTO pair VALUES('k', 1, 1)")
+    fleet.gather()
+    fleet["ana"].execute("DELETE FROM pair")
+    fleet["ben"].execute("UPDATE pair SET a = 2, b = 2")
+    fleet.gather()
+    assert len(fleet["ana"].conflicts()) == 2
+
+
+def agree(fleet: Fleet) -> None:
+    fleet.gather()
+    all_agree(fleet)
+    for replica in fleet.replicas.values():
+        replica.verify()
+
+
+def test_settling_a_dead_key_twice_is_one_write_of_it(fleet: Fleet) -> None:
+    """PAY-4: both lost cells are one key, and a change writes a key once."""
+    lost_twice(fleet)
+    with fleet["ana"].transaction() as ana:
+        for conflict in ana.conflicts():
+            ana.resolve(conflict, keep=True)
+    agree(fleet)
+
+    assert fleet["ben"].conflicts() == []
+
+
+def test_settling_and_then_writing_a_key_in_one_transaction_is_one_write_of_it(fleet: Fleet) -> None:
+    lost_twice(fleet)
+    with fleet["ana"].transaction() as ana:
+        ana.resolve(ana.conflicts()[0], keep=True)
+        ana.execute("INSERT INTO pair VALUES('k', 7, 7)")
+    agree(fleet)
+
+    assert fleet["ben"].query("SELECT * FROM pair") == [("k", 7, 7)]
+
+
+def test_settling_is_taken_back_with_its_savepoint(fleet: Fleet) -> None:
+    lost_twice(fleet)
+    with fleet["ana"].transaction() as ana:
+        ana.execute("SAVEPOINT s")
+        ana.resolve(ana.conflicts()[0], keep=True)
+        ana.execute("ROLLBACK TO s")
+        ana.execute("INSERT INTO pair VALUES('other', 0, 0)")
+    agree(fleet)
+
+    assert len(fleet["ben"].conflicts()) == 2
+
+
+def test_a_key_that_is_no_value_stops_nothing(fleet: Fleet) -> None:
+    """T7: an array in the place of a key cannot even be looked up."""
+    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY, v INT)")
+    fleet.gather()
+    writer = fleet["ana"]._store.writer
+    table = fleet["ana"]._store.catalog.named("t")
+    good = encode_segment(Segment(Kind.INSERT, table.value_ids, [("x",)], [[1]]))
+    keys, bad = msgspec.msgpack.encode([["x"]]), msgspec.msgpack.encode([[["x"]]])
+    for _ in range(3):
+        with fleet["ana"]._store.writing():
+            forged = good.replace(keys, bad)
+            forged = forged[:8] + len(bad).to_bytes(4, "big") * 2 + forged[16:]
+            writer.append([(table.table_id, bytes(16) + forged, 1)])
+    fleet["ben"].execute("INSERT INTO t VALUES('mine', 1)")
+    fleet.meet("ana", "ben")
+
+    assert fleet["ben"].query("SELECT * FROM t") == [("mine", 1)]
+    assert list(fleet["ben"].query("SELECT DISTINCT state FROM klal_changes ORDER BY 1")) == [
+        ("applied",),
+        ("without effect",),
+    ]
+
+
+def test_no_trigger_of_the_users_fires_on_what_klal_writes(fleet: Fleet) -> None:
+    """S36: a set in its one spelling, and a row that UNIQUE reveals, are nobody's writes."""
+    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY, v TEXT UNIQUE, tags TEXT ELEMENTS NOT NULL DEFAULT '[]')")
+    fleet["ana"].execute("CREATE TABLE noted(k TEXT PRIMARY KEY DEFAULT (klal_id()))")
+    fleet.gather()
+    fleet["ana"].execute("INSERT INTO t(k, v) VALUES('a', 'x')")
+    fleet["ben"].execute("INSERT INTO t(k, v) VALUES('b', 'x')")
+    fleet.gather()
+    for verb in ("INSERT", "UPDATE"):
+        fleet["ana"].execute(
+            f"CREATE TEMP TRIGGER on_{verb} AFTER {verb} ON t BEGIN INSERT INTO noted VALUES(lower(hex(randomblob(8)))); END"
+        )
+    shown = fleet["ana"].query("SELECT k FROM t")[0][0]
+    fleet["ana"].execute("UPDATE t SET v = 'y', tags = '[\"b\", \"a\"]' WHERE k = ?", (shown,))
+    agree(fleet)
+
+    assert fleet["ana"].query("SELECT count(*) FROM t") == [(2,)]
+    assert fleet["ben"].query("SELECT count(*) FROM noted") == [(1,)]
+
+
+def test_the_versions_of_a_row_outlive_its_columns_and_read_as_they_were_meant(fleet: Fleet) -> None:
+    """W14."""
+    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY, gone INT, n INTEGER COUNTER NOT NULL DEFAULT 0)")
+    fleet["ana"].execute("INSERT INTO t VALUES('a', 5, 1)")
+    fleet["ana"].execute("UPDATE t SET n = n + 2")
+    fleet["ana"].execute("ALTER TABLE t DROP COLUMN gone")
+
+    assert [version.written for version in fleet["ana"].history("t", "a")] == [{"n": 1}, {"n": "+2"}]
+
+
+def test_a_view_that_names_what_is_gone_can_be_dropped_and_made_anew(fleet: Fleet) -> None:
+    """S32."""
+    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY)")
+    fleet.gather()
+    fleet["ana"].execute("CREATE VIEW v AS SELECT k FROM t")
+    fleet["ben"].execute("DROP TABLE t")
+    fleet.gather()
+    fleet["ana"].execute("DROP VIEW v")
+    fleet["ana"].execute("DROP VIEW IF EXISTS v")
+    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY, x INT)")
+    fleet["ana"].execute("CREATE VIEW v AS SELECT x FROM t")
+    agree(fleet)
+
+    assert fleet["ben"].query("SELECT count(*) FROM klal_violations WHERE kind = 'view'") == [(0,)]
+
+
+def test_a_null_in_a_dead_row_goes_with_its_column(fleet: Fleet) -> None:
+    """FIL-4."""
+    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY, v INT DEFAULT 5, w INT)")
+    fleet["ana"].execute("INSERT INTO t VALUES('a', NULL, 1)")
+    fleet.gather()
+    fleet["ana"].execute("DELETE FROM t")
+    fleet["ben"].execute("ALTER TABLE t DROP COLUMN v")
+    agree(fleet)

@@ -6,7 +6,7 @@ merge that meets no concurrent work needs nothing but keys. The hash tree runs o
 fixed slices of the part's bytes, so transfer can stop and go on anywhere and a segment
 may be as large as its largest row.
 
-Law: `decode_part(encode_part(w)) == w` up to how writes are grouped in segments.
+Law: `decode_segments(encode_segment(w)) == w` up to how writes are grouped in segments.
 
 Source:
     Protocol spec section 11, rules PAY-1 to PAY-6.
@@ -352,7 +352,7 @@ def decode_row(part: bytes) -> tuple[int, bytes, Key, Sequence[Value]] | None:
     """Return the one row that a part writes in its first life: (kind, column ids joined, key, values).
 
     None where it is anything else, or cannot be read: `decode_segments` says what. The
-    values are not looked at: of many rows they are checked together (`check_values`).
+    values are not looked at, since a key must be one: of many rows they are checked together (`check_values`).
     """
     if len(part) <= _ROW_START:
         return None
@@ -366,6 +366,8 @@ def decode_row(part: bytes) -> tuple[int, bytes, Key, Sequence[Value]] | None:
         return None
     try:
         (key,) = zip(*_decode_columns(part[keys_start:values_start]), strict=True)
+        if not _VALUE_TYPES.issuperset(map(type, key)):
+            return None
         values = [value for (value,) in _decode_columns(part[values_start:])]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
         return None

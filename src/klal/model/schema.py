@@ -475,7 +475,7 @@ def fold(name: str) -> str:
 def key_text(key: Key) -> str:
     """Return a key as people read it: one value bare, several as a JSON list."""
     shown = [value.hex() if isinstance(value, bytes) else value for value in key]
-    return str(shown[0]) if len(shown) == 1 else json.dumps(shown, ensure_ascii=False)
+    return str(shown[0]) if len(shown) == 1 else json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
 
 
 def is_reserved(table_name: str) -> bool:

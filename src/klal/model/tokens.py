@@ -47,19 +47,19 @@ VIEW_WORDS = ROW_WORDS | _words(
 OPERATORS = _words("( ) , + - * / % & | ~ || << >> < > <= >= = == != <> -> ->>")
 VIEW_OPERATORS = OPERATORS | {"."}
 
-# Functions that give a value for every argument. A generated column is worked out while a merge
+# Functions that give a value for every argument that fits into a change. A generated column is worked out while a merge
 # writes the row, and a merge must not stop because a function does.
 TOTAL_FUNCTIONS = _words(
     """
-    char coalesce hex ifnull iif instr length lower ltrim max min nullif quote replace round rtrim sign
-    substr substring trim typeof unicode upper
+    char coalesce hex ifnull iif instr length lower ltrim max min nullif quote round rtrim sign substr
+    substring trim typeof unicode upper
     """
 )
 ROW_FUNCTIONS = TOTAL_FUNCTIONS | _words(
     """
     abs concat concat_ws date datetime format glob json json_array json_array_length json_extract
     json_insert json_object json_patch json_quote json_remove json_replace json_set json_type json_valid
-    julianday like likelihood likely octet_length printf strftime time timediff unhex unixepoch unlikely
+    julianday like likelihood likely octet_length printf replace strftime time timediff unhex unixepoch unlikely
     """
 )
 VIEW_FUNCTIONS = ROW_FUNCTIONS | _words(

@@ -161,7 +161,7 @@ class Applier:
         try:
             try:
                 acts = self._effects(ref, stored, order, vector)
-            except apsw.SQLError:
+            except (apsw.SQLError, apsw.TooBigError):
                 # An index that raises on a row must not stop it, whatever stood in the row before.
                 self._connection.execute("ROLLBACK TO klal_perform")
                 self._catalog.load()

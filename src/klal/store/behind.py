@@ -25,7 +25,7 @@ from typing import Any
 
 import apsw
 
-from klal.errors import DamagedError, ForeignWritesError, KlalError
+from klal.errors import ConstraintError, DamagedError, ForeignWritesError, KlalError
 from klal.model.codec import pack
 from klal.model.schema import Key, Value, is_as_stored, key_text
 from klal.rules.merge import same
@@ -38,6 +38,7 @@ from klal.store.history import History
 from klal.store.layout import DERIVED, quote
 from klal.store.local import put_aside
 from klal.store.sql import Connection
+from klal.store.typed import checked
 
 _HINT = "klal behind lists what it was; with --adopt it becomes a change of mine, with --undo it is taken back"
 _UNDOABLE = ("index", "trigger", "view")
@@ -346,6 +347,11 @@ def _obstacle(table: Table, row: tuple[Any, ...]) -> str:
         is_number = isinstance(value, int | float)
         if not is_as_stored(affinity, value) or (info.is_key and is_number and "BLOB" in info.column.type):
             return f"{where} holds a {type(value).__name__}, which this column does not store"
+    try:
+        for position, merge in table.typed.items():
+            checked(table, position, merge, row[position])
+    except ConstraintError as error:
+        return error.message
     return ""
 
 

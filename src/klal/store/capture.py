@@ -98,9 +98,16 @@ class TableCapture:
         """Return a capture of the same events, that goes on by itself."""
         copy = TableCapture(self.table)
         copy.is_mixed, copy.spilled_count = self.is_mixed, self.spilled_count
-        copy.forced, copy.burials = dict(self.forced), [*self.burials]
+        copy.forced = {key: {*positions} for key, positions in self.forced.items()}
+        copy.burials = [*self.burials]
         copy.inserted, copy.spilled, copy.events = [*self.inserted], [*self.spilled], [*self.events]
         return copy
+
+    def bury(self, key: Key) -> None:
+        """Delete a key once more that is dead already, whatever the hook sees of it."""
+        if not self.is_mixed:
+            self.mix()
+        self.burials.append(key)
 
     def mix(self) -> None:
         """Turn what was kept as inserts back into events, to be folded key by key."""
@@ -218,6 +225,21 @@ class Capture:
         """Go back to a snapshot; a key that was first written after it is as it was before the transaction."""
         self._tables = {name: capture.copied() for name, capture in snapshot.items()}
 
+    def forced_counts(self) -> dict[str, tuple[dict[Key, set[int]], int]]:
+        """Return what is to be written whatever it shows, per table: the hook does not see it, nor its rollback."""
+        return {
+            name: ({key: {*places} for key, places in seen.forced.items()}, len(seen.burials))
+            for name, seen in self._tables.items()
+            if seen.forced or seen.burials
+        }
+
+    def restore_forced(self, counts: Mapping[str, tuple[dict[Key, set[int]], int]]) -> None:
+        """Go back to what `forced_counts` gave."""
+        for name, seen in self._tables.items():
+            forced, burial_count = counts.get(name, ({}, 0))
+            seen.forced = {key: {*places} for key, places in forced.items()}
+            del seen.burials[burial_count:]
+
     def captures(self) -> list[TableCapture]:
         """Return what was seen, per replicated table, in the order of table ids."""
         return sorted(self._tables.values(), key=lambda capture: capture.table.table_id)
@@ -234,7 +256,6 @@ class Capture:
             if self.is_dirty and not capture.is_mixed:
                 capture.mix()
             net = self._net_mixed(capture) if capture.is_mixed else _net_inserts(capture)
-            net.burials = capture.burials
             if net.inserts or net.updates or net.deletes or net.burials or net.spilled:
                 yield capture.table, net
 
@@ -270,6 +291,10 @@ class Capture:
                 net.deletes[key] = old
             elif old is not None and new is not None and (key in capture.forced or not all(map(same, old, new))):
                 net.updates[key] = (old, new)
+        # A change has one write of a key at most: what was written or deleted since needs no burial.
+        net.burials = [
+            key for key in dict.fromkeys(capture.burials) if key not in net.inserts and key not in net.deletes
+        ]
         return net
 
     def _read_back(self, table: Table, key: Key) -> Row | None:

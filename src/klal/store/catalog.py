@@ -533,7 +533,8 @@ class Catalog:
             rows = self._connection.execute(f"SELECT key, image FROM {side} WHERE tab = ?", (tab,)).fetchall()
             for key, image in rows:
                 cells = decode_image(image)
-                if cells.pop(column_id, None) is not None:
+                if column_id in cells:
+                    del cells[column_id]
                     self._connection.execute(
                         f"UPDATE {side} SET image = ? WHERE tab = ? AND key = ?", (pack(cells), tab, key)
                     )

@@ -89,7 +89,7 @@ def settle_conflict(store: Store, conflict_id: str, choice: Choice) -> Outcome:
     if choice.verb == "value" and info is None:
         raise UsageError("what lost is a DELETE, which has no value", hint="keep the row, or delete it")
     if not row.is_alive and choice.verb != "value":
-        capture.burials.append(key)
+        capture.bury(key)
         return Outcome(0, (), [])
     if not row.is_alive:
         cells = {**(row.cells or {}), line.column_id: choice.value}

@@ -90,7 +90,7 @@ def words_of(sql: str) -> list[str]:
 def savepoint_name(sql: str) -> str:
     """Return the name that a SAVEPOINT, RELEASE or ROLLBACK TO ends with, folded."""
     names = [lexeme.name for lexeme in lexemes_of(sql) if not lexeme.is_operator(";")]
-    return (names[-1] or "").casefold()
+    return fold(names[-1] or "")
 
 
 class Reader:

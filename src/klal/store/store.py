@@ -52,11 +52,10 @@ from klal.store.history import STATE_HELD, History, Log
 from klal.store.home import Fence, Home, Identity
 from klal.store.intake import Intake
 from klal.store.knowledge import Knowledge
-from klal.store.local import put_aside
 from klal.store.rows import Rows
 from klal.store.runs import RUN_COUNT_MAX, DoesNotFitError, Runs
 from klal.store.sql import Connection, runner
-from klal.store.writer import Outcome, OwnLog, Writer, paused
+from klal.store.writer import Outcome, OwnLog, Writer
 
 # What is applied in one SQLite transaction, in small changes: bounds the WAL, not correctness.
 _APPLY_BATCH_WEIGHT = RUN_COUNT_MAX
@@ -508,7 +507,7 @@ class Store:
         # A run that does not fit is undone with its transaction, which must be this one's own.
         in_runs = not self.in_transaction
         is_done = False
-        with paused(self.writer.capture), put_aside(self.connection), unchecked(self.connection):
+        with self.writer.engine_writes():
             while not is_done:
                 try:
                     with self.writing():
@@ -755,7 +754,7 @@ class Store:
         with self.writing(durable=True):
             self.behind.require_clean()
             epoch = self.writer.epoch
-            with paused(self.writer.capture):
+            with self.writer.engine_writes():
                 self._append_acts(Close(epoch))
         self.apply_ready()
         return epoch

@@ -35,7 +35,7 @@ def settle(connection: Connection, table: Table, net: Net) -> None:
 def _settled(connection: Connection, table: Table, key: Key, row: Row) -> Row:
     settled = list(row)
     for position, merge in table.typed.items():
-        settled[position] = _checked(table, position, merge, row[position])
+        settled[position] = checked(table, position, merge, row[position])
     respelled = [position for position in table.typed if settled[position] != row[position]]
     if respelled:
         update = table.update(tuple(table.columns[position] for position in respelled))
@@ -43,7 +43,12 @@ def _settled(connection: Connection, table: Table, key: Key, row: Row) -> Row:
     return tuple(settled)
 
 
-def _checked(table: Table, position: int, merge: Merge, value: Value) -> Value:
+def checked(table: Table, position: int, merge: Merge, value: Value) -> Value:
+    """Return what a counter, set or text holds, a set in its one spelling.
+
+    Raises:
+        ConstraintError: It is none.
+    """
     name = f"column {table.columns[position].name} of table {table.name}"
     if merge is Merge.SET:
         try:

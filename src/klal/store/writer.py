@@ -84,7 +84,7 @@ _READABLE_PRAGMAS = {
 
 
 class Outcome(NamedTuple):
-    """What one statement did: rows it gave, rows it changed, and the change it made, if any."""
+    """What one statement did: how many rows it changed, and the rows it gave with their names and declared types."""
 
     row_count: int
     columns: tuple[str, ...]
@@ -98,10 +98,12 @@ class Savepoint:
 
     Shape:
         act_count: acts noted before it. seen: what was captured before the first DDL inside it.
+        forced: what was to be written, whatever it shows, before it.
     """
 
     name: str
     act_count: int
+    forced: dict[str, tuple[dict[Key, set[int]], int]]
     seen: Snapshot | None = None
 
 
@@ -208,6 +210,8 @@ class Writer:
         self._asked = asked
         try:
             self._prepared(sql)
+        except UsageError:
+            return False  # What is not in this file may be declared all the same: a view that cannot be used.
         finally:
             self._asked = None
         return is_local(asked)
@@ -401,7 +405,7 @@ class Writer:
     def _declare(self, acts: list[SchemaAct]) -> Outcome:
         self._connection.execute("SAVEPOINT klal_declare")
         try:
-            with put_aside(self._connection), unchecked(self._connection), paused(self.capture):
+            with self.engine_writes():
                 if acts:
                     self._catalog.declare(acts, is_own=True)
         except BaseException as error:
@@ -443,7 +447,7 @@ class Writer:
             raise translate(error, self._path) from error
         name = savepoint_name(sql)
         if word == "SAVEPOINT":
-            self._savepoints.append(Savepoint(name, len(self._acts)))
+            self._savepoints.append(Savepoint(name, len(self._acts), self.capture.forced_counts()))
             return
         while self._savepoints and self._savepoints[-1].name != name:
             self._savepoints.pop()
@@ -458,6 +462,7 @@ class Writer:
                 if savepoint.seen is not None:
                     self.capture.restore(savepoint.seen)
                     savepoint.seen = None
+                self.capture.restore_forced(savepoint.forced)
             self._catalog.load()
             self._rows.forget()
             self._plans.clear()
@@ -465,6 +470,12 @@ class Writer:
             self._savepoints.pop()
             if self.capture.is_spoiled:
                 self._spoiled_depth = min(self._spoiled_depth, len(self._savepoints))
+
+    @contextmanager
+    def engine_writes(self) -> Iterator[None]:
+        """Write rows that follow from history: nobody's change, no trigger's business, and no constraint stops them."""
+        with put_aside(self._connection), unchecked(self._connection), paused(self.capture):
+            yield
 
     # -- the end of a transaction ------------------------------------------------------
 
@@ -497,7 +508,7 @@ class Writer:
             return None
         seq = self.append(parts)
         if self._catalog.unsettled:
-            with unchecked(self._connection), paused(self.capture):
+            with self.engine_writes():
                 self.uniques.settle()
         return seq
 
@@ -541,7 +552,7 @@ class Writer:
 
     def _part(self, table: Table, net: Net) -> _PartBytes:
         if table.typed:
-            with paused(self.capture):
+            with self.engine_writes():
                 settle(self._connection, table, net)
         lives: dict[Key, int] = {}
         has_side = self._rows.has_side(table)
