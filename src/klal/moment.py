@@ -459,9 +459,9 @@ def _conflict(history: History, survey: Survey, table: Table, key: Key, entry: E
 
 
 def _named_row(table: Table, key: Key, cells: Mapping[bytes, Value]) -> dict[str, Value]:
-    """Return a row by column name, in the table's order."""
+    """Return a row by column name, in the table's order, without what SQLite works out."""
     parts = {info.column_id: value for info, value in zip(table.key, key, strict=True)}
-    return {info.name: parts[info.column_id] if info.is_key else cells[info.column_id] for info in table.columns}
+    return {info.name: parts[info.column_id] if info.is_key else cells[info.column_id] for info in table.given}
 
 
 # -- two moments --------------------------------------------------------------------------------------

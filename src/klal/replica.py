@@ -478,13 +478,19 @@ class Replica:
             return self._survey().violations()
 
     def resolve(
-        self, conflict: Conflict | str, value: Value | Unset = UNSET, *, keep: bool = False, delete: bool = False
+        self,
+        conflict: Conflict | Violation | str,
+        value: Value | Mapping[str, Value] | Unset = UNSET,
+        *,
+        keep: bool = False,
+        delete: bool = False,
     ) -> Result:
         """Settle a conflict with one write that has seen both sides; wherever it arrives, the conflict is gone.
 
         Args:
-            conflict: One of `conflicts()`, or its id.
-            value: What the cell shall show. Where the row is deleted, it comes back with it.
+            conflict: One of `conflicts()`, or of `violations()` a row that UNIQUE hides, or its id.
+            value: What the cell shall show. Where the row is deleted, it comes back with it. Of a
+                hidden row its new value in the column that is UNIQUE, or values by column.
             keep: What stands shall stand: the value, the row, or that it is deleted.
             delete: The row shall be deleted.
 
@@ -708,7 +714,8 @@ class Replica:
         if self._store.in_transaction:
             raise UsageError("backup cannot run inside a transaction")
         told = None if progress is None else lambda done, total: progress(Progress("backup", done, total))
-        self._store.seal()
+        with self._store.translated():
+            self._store.seal()
         backup_to(self._store.connection, Path(to), told)
 
     def __repr__(self) -> str:

@@ -431,11 +431,13 @@ class Violation:
     """Something that a merge let stand though a constraint speaks against it, or that could not be shown.
 
     Shape:
+        id: of a row that UNIQUE hides what `resolve` knows it by, else "".
         kind: "unique", "check", "foreign key", "dropped", "view" or "index".
         key: the row's key as people read it, or None where it is no row.
         row: of a row that UNIQUE keeps out of sight its values by column, else None.
     """
 
+    id: str
     kind: str
     table: str
     key: str | None
@@ -444,7 +446,14 @@ class Violation:
 
     def to_json(self) -> dict[str, Any]:
         row = None if self.row is None else {name: json_value(value) for name, value in self.row.items()}
-        return {"kind": self.kind, "table": self.table, "key": self.key, "detail": self.detail, "row": row}
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "table": self.table,
+            "key": self.key,
+            "detail": self.detail,
+            "row": row,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ from klal.rules.closing import Cut
 from klal.rules.coverage import Gap, Held, gaps, space_state, stable_lengths
 from klal.rules.merge import ChangeRef
 from klal.store.history import STATE_LACKING, STATE_VOID, Stored
-from klal.store.resolve import lines
+from klal.store.resolve import hidden_id_of, lines
 from klal.store.store import Store
 
 _SKEW_WARN_MS = 5 * 60 * 1000
@@ -406,17 +406,19 @@ class Survey:
         return sorted(found, key=lambda c: (c.table, repr(c.key), c.column or "", c.loser.change or ChangeId(b"", 0)))
 
     def violations(self) -> list[Violation]:
-        """Return every line of klal_violations, with the rows that UNIQUE keeps out of sight."""
+        """Return every line of klal_violations, with the rows that UNIQUE hides."""
         store = self._store
-        hidden: dict[tuple[str, str], dict[str, Value]] = {}
+        hidden: dict[tuple[str, str], tuple[str, dict[str, Value]]] = {}
         for table in store.catalog.by_id.values():
             for key, cells in store.rows.hidden(table).items() if store.rows.has_hidden(table) else ():
                 row = dict(zip((info.name for info in table.key), key, strict=True))
                 row.update((info.name, cells.get(info.column_id)) for info in table.values)
-                hidden[table.name, key_text(key)] = row
+                hidden[table.name, key_text(key)] = hidden_id_of(table, key), row
         lines = store.connection.execute('SELECT kind, "table", "key", detail FROM klal_violations').fetchall()
         return [
-            Violation(kind, table, key, detail, hidden.get((table, key)) if kind == "unique" else None)
+            Violation("", kind, table, key, detail)
+            if kind != "unique" or (table, key) not in hidden
+            else Violation(hidden[table, key][0], kind, table, key, detail, hidden[table, key][1])
             for kind, table, key, detail in sorted(lines, key=lambda line: tuple(map(str, line)))
         ]
 

@@ -293,16 +293,16 @@ def test_a_key_that_is_no_value_stops_nothing(fleet: Fleet) -> None:
 
 def test_no_trigger_of_the_users_fires_on_what_klal_writes(fleet: Fleet) -> None:
     """S36: a set in its one spelling, and a row that UNIQUE reveals, are nobody's writes."""
-    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY, v TEXT UNIQUE, tags TEXT ELEMENTS NOT NULL DEFAULT '[]')")
+    typed = "tags TEXT ELEMENTS NOT NULL DEFAULT '[]'"
+    fleet["ana"].execute(f"CREATE TABLE t(k TEXT PRIMARY KEY, v TEXT UNIQUE, {typed})")
     fleet["ana"].execute("CREATE TABLE noted(k TEXT PRIMARY KEY DEFAULT (klal_id()))")
     fleet.gather()
     fleet["ana"].execute("INSERT INTO t(k, v) VALUES('a', 'x')")
     fleet["ben"].execute("INSERT INTO t(k, v) VALUES('b', 'x')")
     fleet.gather()
     for verb in ("INSERT", "UPDATE"):
-        fleet["ana"].execute(
-            f"CREATE TEMP TRIGGER on_{verb} AFTER {verb} ON t BEGIN INSERT INTO noted VALUES(lower(hex(randomblob(8)))); END"
-        )
+        note = "BEGIN INSERT INTO noted VALUES(lower(hex(randomblob(8)))); END"
+        fleet["ana"].execute(f"CREATE TEMP TRIGGER on_{verb} AFTER {verb} ON t {note}")
     shown = fleet["ana"].query("SELECT k FROM t")[0][0]
     fleet["ana"].execute("UPDATE t SET v = 'y', tags = '[\"b\", \"a\"]' WHERE k = ?", (shown,))
     agree(fleet)
@@ -345,3 +345,93 @@ def test_a_null_in_a_dead_row_goes_with_its_column(fleet: Fleet) -> None:
     fleet["ana"].execute("DELETE FROM t")
     fleet["ben"].execute("ALTER TABLE t DROP COLUMN v")
     agree(fleet)
+
+
+@pytest.mark.parametrize("way", ["value", "values", "delete"])
+def test_a_hidden_row_can_be_given_another_value_or_deleted(fleet: Fleet, way: str) -> None:
+    """S26 UNQ-4: whoever made it need not touch the row that shows."""
+    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY, v TEXT UNIQUE, n INT)")
+    fleet.gather()
+    fleet["ana"].execute("INSERT INTO t VALUES('a', 'x', 1)")
+    fleet["ben"].execute("INSERT INTO t VALUES('b', 'x', 2)")
+    fleet.gather()
+    (violation,) = fleet["ben"].violations()
+    (shown,) = fleet["ben"].query("SELECT * FROM t")
+    assert violation.row is not None
+    if way == "value":
+        fleet["ben"].resolve(violation, "y")
+    elif way == "values":
+        fleet["ben"].resolve(violation.id, {"v": "y", "n": 7})
+    else:
+        fleet["ben"].resolve(violation, delete=True)
+    agree(fleet)
+
+    wanted = {
+        "value": [(violation.key, "y", violation.row["n"])],
+        "values": [(violation.key, "y", 7)],
+        "delete": [],
+    }[way]
+    assert sorted(fleet["ana"].query("SELECT * FROM t")) == sorted([shown, *wanted])
+    assert fleet["ana"].violations() == []
+
+
+@pytest.mark.parametrize("ddl", ["ALTER TABLE t RENAME COLUMN v TO m", "ALTER TABLE t DROP COLUMN v"])
+def test_a_view_that_lost_a_column_apart_blocks_nothing(fleet: Fleet, ddl: str) -> None:
+    """S32: in a replay as in the file, a name in double quotes is no text."""
+    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY, v INT)")
+    fleet.gather()
+    fleet["ana"].execute("CREATE VIEW vw AS SELECT k, v FROM t")
+    fleet["ben"].execute(ddl)
+    agree(fleet)
+
+    assert [v.kind for v in fleet["ana"].violations()] == ["view"]
+    assert fleet.reopen("ana").foreign_writes() == []
+
+
+def test_what_is_generated_stands_in_no_version_and_no_difference(fleet: Fleet) -> None:
+    """W14."""
+    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY, v INT, g INT AS (v + 1) STORED)")
+    change = fleet["ana"].execute("INSERT INTO t(k, v) VALUES('a', 1)").change
+    fleet["ana"].execute("UPDATE t SET v = 2")
+    (difference,) = fleet["ana"].diff(change)
+
+    assert [version.row for version in fleet["ana"].history("t", "a")] == [{"k": "a", "v": 1}, {"k": "a", "v": 2}]
+    assert (difference.before, difference.after) == ({"k": "a", "v": 1}, {"k": "a", "v": 2})
+    assert fleet["ana"].at(change).query("SELECT g FROM t") == [(2,)]
+
+
+@pytest.mark.parametrize("way", ["adopt", "undo"])
+@pytest.mark.parametrize("sql", ["DELETE FROM t", "INSERT INTO t(k, v) VALUES('b', 2)", "UPDATE t SET v = 7"])
+def test_rows_with_generated_columns_are_adopted_and_undone(tmp_path: Path, way: str, sql: str) -> None:
+    """T40."""
+    with klal.create(tmp_path / "a.db", space="s", member="ana", home=tmp_path / "home") as ana:
+        ana.execute("CREATE TABLE t(k TEXT PRIMARY KEY, v INT, g INT AS (v + 1) STORED)")
+        ana.execute("INSERT INTO t(k, v) VALUES('a', 1)")
+        before = ana.query("SELECT * FROM t ORDER BY k")
+    with sqlite3.connect(tmp_path / "a.db") as other:
+        other.execute(sql)
+        after = other.execute("SELECT * FROM t ORDER BY k").fetchall()
+    other.close()
+    with klal.open(tmp_path / "a.db", home=tmp_path / "home") as ana:
+        assert len(ana.foreign_writes()) == 1
+        getattr(ana, way)()
+        ana.verify()
+
+        assert ana.query("SELECT * FROM t ORDER BY k") == (before if way == "undo" else after)
+
+
+def test_births_that_knew_nothing_of_a_text_begin_it_alike(fleet: Fleet) -> None:
+    """TYP-4 FIL-4: a text added while one key was inserted twice apart has one beginning, its default."""
+    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY, v TEXT)")
+    fleet.join("cal")
+    fleet.gather()
+    fleet["ana"].execute("INSERT INTO t VALUES('k', 'x')")
+    fleet["ben"].execute("INSERT INTO t VALUES('k', 'y')")
+    fleet["ben"].execute("ALTER TABLE t ADD COLUMN q TEXT COLLABORATIVE NOT NULL DEFAULT 'ab'")
+    fleet.meet("ana", "cal")
+    agree(fleet)
+    fleet["ana"].execute("UPDATE t SET q = 'a-b'")
+    fleet["ben"].execute("UPDATE t SET q = 'ab!'")
+    agree(fleet)
+
+    assert fleet["cal"].query("SELECT q FROM t") == [("a-b!",)]

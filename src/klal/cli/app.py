@@ -432,19 +432,21 @@ def conflicts(file: File, as_json: Json = False) -> int:
 @app.command()
 def resolve(
     file: File,
-    conflict: Annotated[str, typer.Argument(metavar="ID", help="As klal conflicts prints it.")],
+    conflict: Annotated[str, typer.Argument(metavar="ID", help="As klal conflicts or violations prints it.")],
     value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="What the cell shall show.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="What stands shall stand.")] = False,
     delete: Annotated[bool, typer.Option("--delete", help="The row shall be deleted.")] = False,
     as_json: Json = False,
 ) -> int:
     """Settle a conflict with one write that has seen both sides."""
+    from klal.cli.text import short_change
+
     with _open(file) as replica:
         if value is None:
             report = replica.resolve(conflict, keep=keep, delete=delete).to_json()
         else:
             report = replica.resolve(conflict, value, keep=keep, delete=delete).to_json()
-    Output(as_json=as_json).answer(report, lambda out: out.say(f"settled in change {report['change']}"))
+    Output(as_json=as_json).answer(report, lambda out: out.say(f"settled in change {short_change(report['change'])}"))
     return Exit.DONE
 
 

@@ -197,7 +197,7 @@ def _epoch_line(epoch: Json) -> Text:
 def _figures(report: Json) -> Text:
     stable = report["stable"]
     line = Text(f"{stable['changes']:,} of {counted(stable['of'], 'change')} stable", overflow="fold")
-    for name, text in (("only_here", "known to be only here"), ("parked", "parked")):
+    for name, text in (("only_here", "not known to be elsewhere"), ("parked", "parked")):
         if report[name]:
             line.append(f", {report[name]:,} {text}")
     for name in ("conflict", "violation"):
@@ -255,10 +255,11 @@ def violations(items: Sequence[Json]) -> RenderableType:
     """Return each violation; of a row that is out of sight, its values."""
     if not items:
         return Text("no violations")
-    made = table("kind", "table", "key", "what", "the row")
+    made = table("id", "kind", "table", "key", "what", "the row")
     for item in items:
         row = item["row"] or {}
         made.add_row(
+            Text(item["id"], style="dim", no_wrap=True),
             shown(item["kind"]),
             shown(item["table"]),
             shown(item["key"] or ""),

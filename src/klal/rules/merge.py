@@ -206,7 +206,8 @@ def _with_cells(
                 documents.pop(column, None)
             elif merge is Merge.COUNTER:
                 cells[column] = _rebased(cells[column], column, firsts, write, columns)
-            else:
+            elif any(column in put.cells for put in (*firsts, write)):
+                # Where none of them wrote it, as before the column came, all begin with its default and are one.
                 documents[column] = _joined(row, column, firsts, write, columns)
                 cells[column] = text_of(documents[column])
         elif _saw_birth(row, puts):

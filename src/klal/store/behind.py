@@ -252,7 +252,7 @@ class Behind:
             where, key = _where(table, each.key)
             self._connection.execute(f"DELETE FROM main.{quote(table.name)} WHERE {where}", key)
         elif after is None:
-            self._connection.execute(table.insert_in_order, before)
+            self._connection.execute(table.insert_in_order, _given(table, before))
         else:
             values = tuple(before[position] for position in table.value_positions)
             self._connection.execute(table.update(table.values), (*values, *each.key))
@@ -263,11 +263,16 @@ class Behind:
         if after is None:
             self._connection.execute(table.delete, each.key)
         elif before is None:
-            self._connection.execute(table.insert_in_order, after)
+            self._connection.execute(table.insert_in_order, _given(table, after))
         else:
             changed = tuple(p for p in table.value_positions if not same(before[p], after[p]))
             infos = tuple(table.columns[position] for position in changed)
             self._connection.execute(table.update(infos), (*(after[p] for p in changed), *each.key))
+
+
+def _given(table: Table, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a row without what SQLite works out."""
+    return tuple(value for info, value in zip(table.columns, row, strict=True) if not info.is_generated)
 
 
 def _objects(connection: Connection) -> dict[tuple[str, str], str]:

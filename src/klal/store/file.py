@@ -190,6 +190,9 @@ def memory_file() -> Connection:
     connection.pragma("user_version", FILE_FORMAT)
     allow_klal_id(connection, str)  # Replaying never evaluates a default; creating tables names it.
     connection.pragma("ignore_check_constraints", True)
+    # As in a file, or a view could mean here what it does not mean there.
+    connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
+    connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
     with connection:
         connection.execute(TABLES + VIEWS)
     return connection

@@ -62,7 +62,7 @@ class Uniques:
         if not hidden:
             self._contests.pop(table.tab, None)
             return
-        shown = self._sharing(table, hidden)
+        shown = self.sharing(table, hidden)
         contest = frozenset(shown | hidden.keys())
         if written is not None and written.isdisjoint(contest) and contest == self._contests.get(table.tab):
             return  # The same rows, none of them written, wait for the same values.
@@ -91,7 +91,7 @@ class Uniques:
     def _remember(self, table: Table) -> None:
         hidden = self._rows.hidden(table)
         if hidden:
-            self._contests[table.tab] = frozenset(self._sharing(table, hidden) | hidden.keys())
+            self._contests[table.tab] = frozenset(self.sharing(table, hidden) | hidden.keys())
         else:
             self._contests.pop(table.tab, None)
 
@@ -137,7 +137,17 @@ class Uniques:
 
         return values_of
 
-    def _sharing(self, table: Table, hidden: Mapping[Key, Cells]) -> set[Key]:
+    def make_room(self, table: Table, key: Key) -> None:
+        """Show a hidden row for now, and hide those whose values it shares, so that SQL can reach it.
+
+        What is shown in the end is settled with the transaction, as always.
+        """
+        cells = self._rows.hidden(table)[key]
+        for rival in sorted(self.sharing(table, {key: cells}), key=encode_key):
+            self._rows.hide(table, rival, self._rows.load(table, rival).cells or {})
+        self._rows.reveal(table, key, cells)
+
+    def sharing(self, table: Table, hidden: Mapping[Key, Cells]) -> set[Key]:
         """Return the keys of the visible rows that share a value with a hidden one."""
         by_id = {info.column_id: info for info in table.columns}
         keys = ", ".join(quote(info.name) for info in table.key)
