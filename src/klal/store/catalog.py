@@ -719,7 +719,8 @@ _UNION_COUNT_MAX = 200
 _BUILT_VIOLATIONS = """
 SELECT 'unique', t.name, h.key_text, 'another row shows a value of it' FROM klal_hidden h JOIN klal_table t USING (tab)
 UNION ALL
-SELECT 'dropped', l.name, NULL, l.row_count || CASE l.row_count WHEN 1 THEN ' row' ELSE ' rows' END || ' written in a change that the drop had not seen' FROM klal_lost l
+SELECT 'dropped', l.name, NULL, l.row_count || CASE l.row_count WHEN 1 THEN ' row' ELSE ' rows' END
+  || ' written in a change that the drop had not seen' FROM klal_lost l
 UNION ALL
 SELECT o.kind, o.name, NULL, CASE o.kind WHEN 'view' THEN 'it names something that is not there'
   ELSE 'some row makes it raise' END FROM klal_object o WHERE NOT o.is_built
