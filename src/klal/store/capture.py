@@ -15,6 +15,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import apsw
@@ -152,6 +153,41 @@ class Capture:
         # Asked only where there are local tables: it costs every row of a bulk INSERT.
         if update.database_name == "main":
             self._see(update)
+
+    @contextmanager
+    def only_new_rows(self, table: Table) -> Iterator[Callable[[], None]]:
+        """See a statement that does nothing but insert rows of one table, and give what keeps memory bounded.
+
+        For every row of a bulk INSERT the hook is asked, so here it knows beforehand what it would look up.
+        """
+        seen = self.of(table)
+        if seen.is_mixed or self._hook == self._see_main:
+            yield lambda: None
+            return
+        inserted = seen.inserted
+        append = inserted.append
+
+        def see(update: apsw.PreUpdate) -> None:
+            try:
+                if update.opcode != _INSERTED:
+                    raise AssertionError("a plain INSERT does nothing but insert")
+                append(update.new)  # type: ignore[arg-type]
+            except BaseException:
+                self.is_spoiled = True
+                raise
+
+        def spill() -> None:
+            if len(inserted) >= SEGMENT_ROW_COUNT_MAX:
+                seen.spill(inserted)
+                inserted.clear()
+
+        self._connection.preupdate_hook(see)
+        try:
+            yield spill
+        finally:
+            self.start()
+            if not (inserted or seen.spilled):
+                del self._tables[table.name]  # Nothing was inserted, and nothing is no change.
 
     def stop(self) -> None:
         """Stop seeing row writes, for the engine's own."""
@@ -364,7 +400,10 @@ def segment_of_columns(table: Table, columns: Sequence[Sequence[Value]]) -> Segm
             for key in keys:
                 _checked(table, key)
     values = [columns[position] for position in table.value_positions]
-    return Segment(Kind.INSERT, tuple(info.column_id for info in table.values), keys, values)
+    # With the key columns at hand, they are not made from the keys again.
+    return Segment(
+        Kind.INSERT, table.value_ids, keys, values, None, [columns[position] for position in table.key_positions]
+    )
 
 
 def encode_inserts(table: Table, rows: Sequence[Row]) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import apsw
@@ -47,12 +48,13 @@ from klal.store.history import INLINE_SIZE_MAX, STATE_APPLIED, History, Log
 from klal.store.local import SHAPING, is_local, put_aside
 from klal.store.rows import Rows
 from klal.store.sql import Connection, runner
-from klal.store.sqltext import first_word, is_blank, savepoint_name, words_of
+from klal.store.sqltext import Reader, first_word, is_blank, lexemes_of, savepoint_name, words_of
 from klal.store.typed import settle, travelling
 from klal.store.unique import Uniques
 
 _PartBytes = tuple[bytes, bytes, int]  # Table id, bytes, row count.
 _COUNTER_MAX = 0xFFFF
+_BATCH_COUNT = 1024
 _PLAIN = frozenset((type(None), int, float, str, bytes, bool))
 _STORABLE = (type(None), int, float, str, bytes, bytearray, memoryview)
 # Ends the user's SQL. The authorizer is asked when a statement is prepared, and SQLite's cache of
@@ -296,8 +298,23 @@ class Writer:
     def run_many(self, sql: str, rows: Iterable[Any]) -> Outcome:
         """Run one statement for each row of bindings."""
         with self._running() as before:
-            self._connection.executemany(sql + _USERS, map(_storable, rows))
+            table = self._table_inserted(sql)
+            if table is None:
+                self._connection.executemany(sql + _USERS, chain.from_iterable(_storable_batches(rows)))
+            else:
+                with self.capture.only_new_rows(table) as spill:
+                    for batch in _storable_batches(rows):
+                        self._connection.executemany(sql + _USERS, batch)
+                        spill()
             return Outcome(self._connection.total_changes() - before, (), [])
+
+    def _table_inserted(self, sql: str) -> Table | None:
+        """Return the table that a statement inserts new rows into and does nothing else; None for any other."""
+        reader = Reader(lexemes_of(sql))
+        if not reader.skip("INSERT", "INTO") or not {"CONFLICT", "RETURNING"}.isdisjoint(words_of(sql)):
+            return None
+        name = reader.take_name()
+        return self._catalog.by_name.get(fold(name))
 
     @contextmanager
     def _running(self) -> Iterator[int]:
@@ -713,6 +730,8 @@ def _storable(bindings: Any) -> Any:
     Raises:
         TypeError: It names the type.
     """
+    if type(bindings) in (tuple, list) and _PLAIN.issuperset(map(type, bindings)):
+        return bindings  # As nearly always: asked first, since whether something is a Mapping costs more.
     values = bindings.values() if isinstance(bindings, Mapping) else bindings
     if not isinstance(values, Iterable) or _PLAIN.issuperset(map(type, values)):
         return bindings
@@ -720,6 +739,18 @@ def _storable(bindings: Any) -> Any:
         if not isinstance(value, _STORABLE):
             raise TypeError(f"{type(value).__module__}.{type(value).__name__}, want None, int, float, str or bytes")
     return bindings
+
+
+def _storable_batches(rows: Iterable[Any]) -> Iterator[Iterable[Any]]:
+    """Yield the rows of bindings in batches, looked at together: one by one, that costs as much as inserting them.
+
+    Raises:
+        TypeError: It names the type that SQLite would not store as what it is.
+    """
+    rows = iter(rows)
+    while batch := list(islice(rows, _BATCH_COUNT)):
+        is_plain = set(map(type, batch)) <= {tuple, list} and _PLAIN.issuperset(map(type, chain.from_iterable(batch)))
+        yield batch if is_plain else map(_storable, batch)
 
 
 @contextmanager
