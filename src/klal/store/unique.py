@@ -110,14 +110,14 @@ class Uniques:
         for key in keys:
             if key in hidden:
                 raise ConstraintError(
-                    f"a row with key {key_text(key)} of table {table.name} waits unseen for its UNIQUE value",
+                    f"a row with key {key_text(key)} of table {table.name} is hidden: it waits for its UNIQUE value",
                     hint="see klal_violations; resolve it, or free the value that it waits for",
                 )
             state = self._rows.load(table, key)
             for value in values_of(key, state.cells or {}) if state.is_alive else ():
                 if value in owner:
                     raise ConstraintError(
-                        f"a UNIQUE value of table {table.name} is one that the unseen row with key"
+                        f"a UNIQUE value of table {table.name} is one that the hidden row with key"
                         f" {key_text(owner[value])} waits for",
                         hint="see klal_violations; resolve it, or free the value that it waits for",
                     )
