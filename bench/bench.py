@@ -80,16 +80,27 @@ class Place:
         shutil.rmtree(self.folder)
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that `work` takes, with the garbage collector quiet."""
+def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds of `clock` that `work` takes, with the garbage collector quiet."""
     gc.collect()
     gc.disable()
     try:
-        start = time.perf_counter()
+        start = clock()
         work()
-        return time.perf_counter() - start
+        return clock() - start
     finally:
         gc.enable()
+
+
+def machine() -> dict[str, object]:
+    """Return what is kept beside every figure of where it was measured."""
+    return {"python": platform.python_version(), "sqlite": apsw.sqlite_lib_version(), "cores": os.cpu_count()}
+
+
+def save(name: str, kept: dict[str, object]) -> None:
+    """Write the results of a benchmark to its file in bench/results."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
 
 
 def plain_bulk(connection: apsw.Connection, rows: list[tuple[object, ...]]) -> None:
@@ -183,11 +194,7 @@ def main() -> None:
     parser.add_argument("--commits", type=int, default=5000)
     parser.add_argument("--no-save", action="store_true")
     arguments = parser.parse_args()
-    kept: dict[str, object] = {
-        "python": platform.python_version(),
-        "sqlite": apsw.sqlite_lib_version(),
-        "cores": os.cpu_count(),
-    }
+    kept: dict[str, object] = machine()
     for count in arguments.rows or [100_000, 1_000_000]:
         rows = rows_of(count)
         runs = [one_repetition(rows, arguments.commits) for _ in range(arguments.repeat)]
@@ -200,8 +207,7 @@ def main() -> None:
             verdict = "" if bar is None else f"bar {bar:6.2f}   {'within' if medians[name] <= bar else 'ABOVE'}"
             print(f"  {name:30} {medians[name]:8.2f}   {verdict}")
     if not arguments.no_save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "speed.json").write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+        save("speed.json", kept)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import os
-import platform
 import random
 import statistics
 import time
@@ -23,7 +20,7 @@ import time
 import apsw
 
 import klal
-from bench import BARS, INSERT, RESULTS, Place, rows_of, timed
+from bench import BARS, INSERT, Place, machine, rows_of, save, timed
 
 UPDATE = "UPDATE bird SET mass = ? WHERE id = ?"
 MERGE_BARS = {"merge_20k_small": 1.5, "apply_20k_small_no_concurrency": 1.5}
@@ -127,10 +124,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--no-save", action="store_true")
     arguments = parser.parse_args()
-    kept: dict[str, object] = {
-        "python": platform.python_version(),
-        "sqlite": apsw.sqlite_lib_version(),
-        "cores": os.cpu_count(),
+    kept: dict[str, object] = machine() | {
         "changes": arguments.changes,
     }
     for row_count in arguments.rows or [100_000, 1_000_000]:
@@ -143,11 +137,10 @@ def main() -> None:
         for name, bar in MERGE_BARS.items():
             verdict = "within" if medians[name] <= bar else "ABOVE"
             print(f"  {name:32} {medians[name]:8.2f}   bar {bar:6.2f}   {verdict}")
-        for name in medians.keys() - MERGE_BARS.keys():
+        for name in sorted(medians.keys() - MERGE_BARS.keys()):
             print(f"  {name:46} {medians[name]:8.2f}")
     if not arguments.no_save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "merge.json").write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+        save("merge.json", kept)
 
 
 if __name__ == "__main__":

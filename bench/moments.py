@@ -13,37 +13,17 @@ The updates are made twice: 100 to a change, and each a change of its own. Resul
 from __future__ import annotations
 
 import argparse
-import gc
-import json
-import os
-import platform
 import random
 import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
-
-import apsw
 
 import klal
-from bench import COLUMNS, RESULTS, Place, rows_of
+from bench import COLUMNS, Place, machine, rows_of, save, timed
 
 QUERY = "SELECT sum(mass), count(*) FROM bird"
 POINT = "SELECT * FROM bird WHERE id = ?"
 BAR = 10.0
 FORMS = {"100 updates to a change": 100, "1 update to a change": 1}
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds of a core that `work` takes, with the garbage collector quiet."""
-    gc.collect()
-    gc.disable()
-    try:
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-    finally:
-        gc.enable()
 
 
 def updated(place: Place, row_count: int, update_count: int, per_change: int) -> tuple[klal.Replica, klal.ChangeId]:
@@ -68,17 +48,17 @@ def measured(row_count: int, update_count: int, per_change: int, repeat: int) ->
     try:
         replica.query(QUERY)
         for _ in range(repeat):
-            figures["now"].append(timed(lambda: replica.query(QUERY)))
+            figures["now"].append(timed(lambda: replica.query(QUERY), time.process_time))
             opened: list[klal.Moment] = []
 
             def look(opened: list[klal.Moment] = opened) -> None:
                 opened.append(replica.at(moment))
                 assert opened[0].query(QUERY) == want
 
-            figures["then"].append(timed(look))
+            figures["then"].append(timed(look, time.process_time))
             then = opened[0]
-            figures["again"].append(timed(lambda then=then: then.query(QUERY)))  # type: ignore[misc]
-            figures["point"].append(timed(lambda then=then: then.query(POINT, (f"{7:016x}",))))  # type: ignore[misc]
+            figures["again"].append(timed(lambda then=then: then.query(QUERY), time.process_time))  # type: ignore[misc]
+            figures["point"].append(timed(lambda then=then: then.query(POINT, (f"{7:016x}",)), time.process_time))  # type: ignore[misc]
             then.close()
     finally:
         replica.close()
@@ -101,10 +81,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--no-save", action="store_true")
     arguments = parser.parse_args()
-    kept: dict[str, object] = {
-        "python": platform.python_version(),
-        "sqlite": apsw.sqlite_lib_version(),
-        "cores": os.cpu_count(),
+    kept: dict[str, object] = machine() | {
         "rows": arguments.rows,
         "updates_since": arguments.updates,
     }
@@ -117,8 +94,7 @@ def main() -> None:
         for name, value in figures.items():
             print(f"      {name:34} {value}")
     if not arguments.no_save:
-        RESULTS.mkdir(exist_ok=True)
-        (Path(RESULTS) / "moments.json").write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+        save("moments.json", kept)
 
 
 if __name__ == "__main__":
