@@ -18,7 +18,7 @@ from klal.model.receipt import HeldHead, Statement, make_receipt
 from klal.model.seal import make_seal
 from klal.model.ticket import decode_ticket
 from klal.sync.station import PartSlice, Receipts, Run
-from tests.helpers.fleet import BIRD, START_MS, Fleet, answers_of
+from tests.helpers.fleet import START_MS, Fleet, answers_of
 
 SALT = bytes(SALT_SIZE)
 
@@ -104,16 +104,6 @@ class Mallory:
         values = tuple([1 if info.name == "mass" else note for _ in keys] for info in table.values)
         segment = Segment(Kind.INSERT, columns, [(key,) for key in keys], list(values), None)
         return {table.table_id: SALT + encode_segment(segment)}
-
-
-@pytest.fixture
-def fleet(tmp_path):
-    with Fleet(tmp_path / "fleet", not_after_ms=START_MS + 1_000_000) as made:
-        made.found("ana", BIRD)
-        made.join("ben")
-        made["ben"].execute("INSERT INTO bird VALUES('ben', 1, 'honest')")
-        made.gather()
-        yield made
 
 
 def honest_go_on(fleet):

@@ -19,20 +19,9 @@ from klal.model.schema import (
 )
 from klal.model.tokens import Token
 from tests.attacks.test_peers import SALT, Mallory
-from tests.helpers.fleet import BIRD, START_MS, Fleet
 from tests.laws.test_schema_any_order import everything_of
 
 KEY = Column("id", "TEXT")
-
-
-@pytest.fixture
-def fleet(tmp_path):
-    with Fleet(tmp_path / "fleet", not_after_ms=START_MS + 1_000_000) as made:
-        made.found("ana", BIRD)
-        made.join("ben")
-        made["ben"].execute("INSERT INTO bird VALUES('ben', 1, 'honest')")
-        made.gather()
-        yield made
 
 
 def words(text):
