@@ -30,12 +30,15 @@ from klal.model.acts import (
     make_invitation,
     make_join,
 )
-from klal.model.certificate import Body, Certificate, CutHead, MemberName, Witness, members_root
+from klal.model.certificate import Body, Certificate, CutHead, MemberName, Witness
+from klal.model.codec import pack, tree_leaf, tree_root
 from klal.model.frontier import EMPTY_ROOT, Frontier, Head
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header, Part, header_hash
 from klal.model.keys import SigningKey, log_id_of
+from klal.model.merkle import consistency_path, inclusion_path
 from klal.model.payload import Kind, Segment, encode_segment, part_root
 from klal.model.receipt import HeldHead, Statement, make_receipt, receipts_root
+from klal.model.roots import chain_root, change_leaf, members_root, row_leaf, table_node
 from klal.model.schema import Column, Default, TableDefinition, column_id_of
 from klal.model.seal import make_seal
 from klal.model.ticket import Ticket, encode_ticket
@@ -64,6 +67,12 @@ TABLE = TableDefinition(
     ("id",),
 )
 COLUMN_IDS = tuple(column_id_of(TABLE.table_id, column) for column in TABLE.columns)
+
+
+MERKLE_INPUTS = (
+    *("", "00", "10", "2021", "3031", "40414243"),
+    *("5051525354555657", "606162636465666768696a6b6c6d6e6f"),
+)
 
 
 def _part(table_id: bytes, data: bytes, row_count: int) -> Part:
@@ -119,6 +128,11 @@ def _frontier(hashes: list[bytes]) -> Frontier:
     return Frontier({ANA_LOG: Head(3, hashes[3]), BEN_LOG: Head(1, hashes[2])})
 
 
+def _changes_root(hashes: list[bytes]) -> bytes:
+    places = [(ANA_LOG, 0, hashes[0]), (ANA_LOG, 1, hashes[1]), (ANA_LOG, 2, hashes[3]), (BEN_LOG, 0, hashes[2])]
+    return tree_root([change_leaf(*place) for place in sorted(places)])
+
+
 def certificate() -> Certificate:
     """Return the certificate of a small space whose two members have finished."""
     made = _history()
@@ -135,7 +149,9 @@ def certificate() -> Certificate:
         SPACE,
         0,
         NO_CERTIFICATE,
+        chain_root(()),
         cut.root(),
+        _changes_root(hashes),
         bytes([0x33]) * 32,
         cut.change_count,
         sum(header.payload_size for header in headers),
@@ -215,9 +231,32 @@ def format_vectors() -> dict[str, Any]:
         "draw_of_ana": draw_of(SPACE, NO_CERTIFICATE, ANA.member_id),
         "ticket": encode_ticket(ticket()),
         "certificate": certificate().encode(),
+        "certificate_outline": pack(certificate().body.outline),
         "certificate_hash": certificate().hash,
+        "row_leaf": row_leaf(("n1", None, "s\u00f8")),
+        "table_node": table_node(TABLE.table_id, 1, row_leaf(("n1", None, "s\u00f8")), COLUMN_IDS),
     }
     return {name: _plain(value) for name, value in vectors.items()}
+
+
+def merkle_vectors() -> dict[str, Any]:
+    """Return trees over the eight inputs that implementations of RFC 6962 are tried with, and paths in them."""
+    leaves = [tree_leaf(bytes.fromhex(data)) for data in MERKLE_INPUTS]
+    sizes = range(1, len(leaves) + 1)
+    return {
+        "inputs": MERKLE_INPUTS,
+        "roots": [tree_root(leaves[:size]).hex() for size in sizes],
+        "inclusion": [
+            {"index": index, "size": size, "path": [h.hex() for h in inclusion_path(leaves[:size], index)]}
+            for size in sizes
+            for index in range(size)
+        ],
+        "consistency": [
+            {"old_size": old, "size": size, "path": [h.hex() for h in consistency_path(leaves[:size], old)]}
+            for size in sizes
+            for old in range(size + 1)
+        ],
+    }
 
 
 # -- Ed25519 at its edges -------------------------------------------------------------------
@@ -315,7 +354,7 @@ def _plain(value: Any) -> Any:
 
 def files() -> dict[str, str]:
     """Return file name -> its text, as the code makes it now."""
-    made = {"formats.json": format_vectors(), "ed25519_edge.json": ed25519_vectors()}
+    made = {"formats.json": format_vectors(), "merkle.json": merkle_vectors(), "ed25519_edge.json": ed25519_vectors()}
     return {name: json.dumps(value, indent=1) + "\n" for name, value in made.items()}
 
 

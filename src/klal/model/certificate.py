@@ -8,24 +8,27 @@ Law: `check_certificate(encode(c))` returns for a true certificate; any changed 
 or gives another hash.
 
 Source:
-    Protocol spec section 13, rules CRT-1 to CRT-5.
+    Protocol spec section 13, rules CRT-1 to CRT-5, CRT-8 and CRT-9.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 
 from klal.errors import LinkError, MalformedError
 from klal.model.acts import Close, decode_acts
-from klal.model.codec import HASH_SIZE, pack, tagged_hash, tree_leaf, tree_root, unpack
+from klal.model.codec import HASH_SIZE, pack, tagged_hash, tree_leaf, unpack
 from klal.model.frontier import Frontier, Head
-from klal.model.header import ACTS_TABLE, Header, header_hash
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header, header_hash
 from klal.model.keys import log_id_of
 from klal.model.payload import part_root
+from klal.model.roots import chain_root, members_root
 from klal.model.seal import Seal
 
 MAGIC = b"klal certificate 1\n"
-CERTIFICATE_SIZE_MAX = 1 << 28
+CERTIFICATE_SIZE_MAX = 1 << 29  # 600,000 members take some 300 MB.
 
 
 class MemberName(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -40,7 +43,9 @@ class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
     Shape:
         previous: hash of the certificate of the epoch before, or 32 zero bytes.
+        chain_root: tree over the hashes of all certificates before it (CRT-9).
         history_root: root of the trie over the cut (FRN-3).
+        changes_root: tree over the changes that this cut has and the one before has not (CRT-8).
         rows_root: root over all rows of all tables as of the cut (CRT-3).
         change_count, payload_size: of the whole cut, earlier epochs included.
         members_root: RFC 6962 tree over the counted members' ids, ascending.
@@ -52,7 +57,9 @@ class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     space_id: bytes
     epoch: int
     previous: bytes
+    chain_root: bytes
     history_root: bytes
+    changes_root: bytes
     rows_root: bytes
     change_count: int
     payload_size: int
@@ -63,9 +70,58 @@ class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     retired: tuple[tuple[bytes, str], ...] = ()
 
     @property
+    def outline(self) -> Outline:
+        """Return the body with a hash in the place of each list."""
+        fields: tuple[Any, ...] = msgspec.structs.astuple(self)
+        hashed: list[Any] = [tree_leaf(pack(field)) if isinstance(field, tuple) else field for field in fields]
+        return Outline(*hashed)
+
+    @property
     def hash(self) -> bytes:
         """Return the hash that names this certificate everywhere."""
+        return self.outline.hash
+
+
+class Outline(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A body that fits into a proof: what grows with the members is in it by its hash.
+
+    Law: its hash is the body's.
+
+    Shape:
+        As the body, and in its order; joined, retired: the leaf hash of the packed list.
+    """
+
+    version: int
+    space_id: bytes
+    epoch: int
+    previous: bytes
+    chain_root: bytes
+    history_root: bytes
+    changes_root: bytes
+    rows_root: bytes
+    change_count: int
+    payload_size: int
+    row_count: int
+    members_root: bytes
+    member_count: int
+    joined: bytes
+    retired: bytes
+
+    @property
+    def hash(self) -> bytes:
+        """Return the hash of the certificate (CRT-1)."""
         return tagged_hash("klal/certificate/1", pack(self))
+
+    @property
+    def is_formed(self) -> bool:
+        """True when every field has its size (CRT-1)."""
+        hashes = (value for value in msgspec.structs.astuple(self) if isinstance(value, bytes))
+        counts = (value for value in msgspec.structs.astuple(self) if isinstance(value, int))
+        return (
+            self.version == 1
+            and all(len(value) == HASH_SIZE for value in hashes)
+            and all(0 <= value < 1 << 63 for value in counts)
+        )
 
 
 class CutHead(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -122,11 +178,6 @@ class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
         return MAGIC + pack(self)
 
 
-def members_root(member_ids: list[bytes]) -> bytes:
-    """Return the RFC 6962 root over member ids, ascending."""
-    return tree_root([tree_leaf(member_id) for member_id in sorted(member_ids)])
-
-
 def check_certificate(data: bytes) -> Certificate:
     """Return the certificate in `data` if everything it says about itself holds.
 
@@ -134,19 +185,22 @@ def check_certificate(data: bytes) -> Certificate:
     whose root is in the body. It cannot prove that nobody kept a change to themselves.
 
     Raises:
-        RefusedError: CRT-1 to CRT-5, at the first thing that does not hold.
+        RefusedError: CRT-1 to CRT-5 and CRT-9, at the first thing that does not hold.
     """
     if not data.startswith(MAGIC):
         raise MalformedError("this is not a certificate: its first line is another", rule="CRT-1")
     certificate = unpack(data[len(MAGIC) :], Certificate, "certificate", CERTIFICATE_SIZE_MAX)
     body = certificate.body
-    sizes = (body.space_id, body.previous, body.history_root, body.rows_root, body.members_root)
-    if body.version != 1 or any(len(field) != HASH_SIZE for field in sizes):
+    if not body.outline.is_formed:
         raise MalformedError("certificate has a version or a field that is not of this format", rule="CRT-1")
     if any(
         head.length < 1 or len(head.log_id) != HASH_SIZE or len(head.head_hash) != HASH_SIZE for head in certificate.cut
     ):
         raise MalformedError("certificate has a cut with a field out of bounds", rule="CRT-1")
+    if body.epoch == 0 and (body.previous, body.chain_root) != (NO_CERTIFICATE, chain_root(())):
+        raise LinkError("certificate of epoch 0 names one before it", rule="CRT-9")
+    if body.epoch == 1 and body.chain_root != chain_root((body.previous,)):
+        raise LinkError("certificate's chain does not end with the one before it", rule="CRT-9")
     log_ids = [head.log_id for head in certificate.cut]
     member_ids = [witness.member.member_id for witness in certificate.witness]
     if log_ids != sorted(set(log_ids)) or member_ids != sorted(set(member_ids)):
@@ -158,6 +212,8 @@ def check_certificate(data: bytes) -> Certificate:
         raise LinkError("certificate's witness does not give its members root", rule="CRT-4")
     if not {joined.member_id for joined in body.joined} <= set(member_ids):
         raise LinkError("certificate names a joined member that it does not count", rule="CRT-4")
+    if body.epoch == 0 and len(body.joined) != len(member_ids):
+        raise LinkError("certificate of epoch 0 counts a member who did not join in it", rule="CRT-4")
     names = {joined.member_id: joined.name for joined in body.joined}
     members = [witness.member for witness in certificate.witness]
     if any(names.get(member.member_id, member.name) != member.name for member in members):

@@ -22,10 +22,11 @@ from klal.model.keys import log_id_of
 from klal.model.payload import part_root
 from klal.rules.closing import Cut
 from klal.rules.text import decode_document, told_by
-from klal.store.epochs import Replay, rows_root
+from klal.store.epochs import Replay
 from klal.store.file import unchecked
 from klal.store.history import STATE_APPLIED, STATE_HELD, STATE_LACKING, STATE_VOID, Log
 from klal.store.layout import DERIVED, TABLE_OF, quote
+from klal.store.roots import rows_root
 from klal.store.sql import Connection
 from klal.store.store import Store
 

@@ -10,38 +10,27 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from klal.model.acts import Join as JoinAct
 from klal.model.acts import decode_acts
-from klal.model.certificate import Body, Certificate, CutHead, MemberName, Witness, members_root
-from klal.model.codec import UNIX_MS_MAX, pack, tagged_hash, tree_leaf, tree_root, unpack
+from klal.model.certificate import CERTIFICATE_SIZE_MAX, Body, Certificate, CutHead, MemberName, Witness
+from klal.model.codec import UNIX_MS_MAX, pack, unpack
 from klal.model.frontier import Frontier, Head
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
-from klal.model.schema import column_id_of
+from klal.model.roots import chain_root, members_root
 from klal.rules import closing
 from klal.rules.closing import Cut, Join, cut_of
 from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier, Closed
-from klal.store.catalog import Catalog, ColumnInfo, Table
+from klal.store.catalog import Catalog
 from klal.store.file import memory_file
 from klal.store.history import STATE_APPLIED, STATE_HELD, History, Log
-from klal.store.layout import quote
+from klal.store.roots import RowsRoot, changes_root, rows_root
 from klal.store.rows import Rows
 from klal.store.sql import Connection
 from klal.store.unique import Uniques
 from klal.store.window import order_key
 
-_ROOT_CHUNK_ROW_COUNT = 16 * 1024
 _EPOCH_ANY = (1 << 31) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class RowsRoot:
-    """Root over all rows of all tables, and how many there are."""
-
-    root: bytes
-    row_count: int
 
 
 class Epochs:
@@ -58,7 +47,7 @@ class Epochs:
         self._applier.closed = []
         rows = self._connection.execute("SELECT certificate FROM klal_epoch ORDER BY epoch").fetchall()
         for (stored,) in rows:
-            certificate = unpack(stored, Certificate, "stored certificate", 1 << 28)
+            certificate = unpack(stored, Certificate, "stored certificate", CERTIFICATE_SIZE_MAX)
             lengths = {self._history.by_id[head.log_id].log: head.length for head in certificate.cut}
             closes = self._closes(certificate.epoch)
             counted = tuple(witness.member.member_id for witness in certificate.witness)
@@ -73,7 +62,7 @@ class Epochs:
     def certificate(self, epoch: int) -> Certificate | None:
         """Return the certificate of an epoch that is complete here, or None."""
         stored = self._connection.execute("SELECT certificate FROM klal_epoch WHERE epoch = ?", (epoch,)).get
-        return None if stored is None else unpack(stored, Certificate, "stored certificate", 1 << 28)
+        return None if stored is None else unpack(stored, Certificate, "stored certificate", CERTIFICATE_SIZE_MAX)
 
     def finished(self, member_id: bytes) -> int:
         """Return the first epoch that this member has not finished, as far as applied here."""
@@ -143,7 +132,9 @@ class Epochs:
             space_id=history.space_id,
             epoch=cut.epoch,
             previous=earlier[-1].certificate_hash if earlier else NO_CERTIFICATE,
+            chain_root=chain_root(closed.certificate_hash for closed in earlier),
             history_root=frontier.root(),
+            changes_root=changes_root(history, earlier[-1].cut.lengths if earlier else {}, cut.lengths),
             rows_root=rows.root,
             change_count=frontier.change_count,
             payload_size=payload_size,
@@ -252,43 +243,3 @@ class Replay:
                 while log.applied_length < log.payload_length and self.applier.apply(log, _EPOCH_ANY) is not None:
                     progress = True
         self.uniques.settle()
-
-
-def rows_root(connection: Connection, catalog: Catalog) -> RowsRoot:
-    """Return the root over all rows (CRT-3): per table, chunks of 16k rows in key order."""
-    roots = []
-    total = 0
-    for table_id in sorted(catalog.by_id):
-        table = catalog.by_id[table_id]
-        leaves, count = _table_leaves(connection, table)
-        columns = [info.column_id for info in _root_columns(table)]
-        roots.append(tagged_hash("klal/rows-table/1", table_id, tree_root(leaves), pack(columns)))
-        total += count
-    return RowsRoot(tree_root(roots), total)
-
-
-def _root_columns(table: Table) -> list[ColumnInfo]:
-    """Return columns in an order that does not depend on who added which first."""
-    declared = {info.column_id: info for info in table.given}
-    ids = [column_id_of(table.table_id, column) for column in table.definition.columns]
-    first = [declared[column_id] for column_id in ids if column_id in declared]
-    added = sorted((info for info in table.given if info not in first), key=lambda info: info.column_id)
-    return [*first, *added]
-
-
-def _table_leaves(connection: Connection, table: Table) -> tuple[list[bytes], int]:
-    names = ", ".join(quote(info.name) for info in _root_columns(table))
-    order = ", ".join(quote(info.name) for info in table.key)
-    cursor = connection.execute(f"SELECT {names} FROM main.{quote(table.name)} ORDER BY {order}")
-    leaves = []
-    count = 0
-    chunk: list[object] = []
-    for row in cursor:
-        chunk.append(row)
-        if len(chunk) == _ROOT_CHUNK_ROW_COUNT:
-            leaves.append(tree_leaf(pack(chunk)))
-            count += len(chunk)
-            chunk = []
-    if chunk:
-        leaves.append(tree_leaf(pack(chunk)))
-    return leaves, count + len(chunk)

@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klal.errors import RefusedError
-from klal.model.certificate import MAGIC, Certificate, MemberName, check_certificate, members_root
+from klal.model.certificate import MAGIC, Certificate, MemberName, check_certificate
+from klal.model.codec import pack
+from klal.model.header import NO_CERTIFICATE
+from klal.model.roots import chain_root, members_root
 from tests.helpers.model_strategies import ANA, BEN, MIRA
 
 _path = Path(__file__).parents[2] / "vectors" / "make_vectors.py"
@@ -103,7 +106,11 @@ FORGED = {
     "another members root": (lambda: with_body(members_root=bytes(32)), "CRT-4"),
     "another count of members": (lambda: with_body(member_count=3), "CRT-4"),
     "a stranger among the joined": (lambda: with_body(joined=(MemberName(MIRA.member_id, "mira"),)), "CRT-4"),
-    "another epoch": (lambda: with_body(epoch=1), "CRT-5"),
+    "one before the first": (lambda: with_body(previous=bytes([1]) * 32), "CRT-9"),
+    "a chain before the first": (lambda: with_body(chain_root=bytes(32)), "CRT-9"),
+    "a chain without the one before": (lambda: with_body(epoch=1), "CRT-9"),
+    "somebody who was there before the first": (lambda: with_body(joined=TRUE.body.joined[:1]), "CRT-4"),
+    "another epoch": (lambda: with_body(epoch=1, chain_root=chain_root((NO_CERTIFICATE,))), "CRT-5"),
     "another space": (lambda: with_body(space_id=bytes(32)), "CRT-5"),
     "another signature": (lambda: with_witness(0, signature=bytes(64)), "KEY-1"),
     "another incarnation": (lambda: with_witness(0, incarnation=bytes(16)), "CRT-5"),
@@ -128,11 +135,10 @@ def test_a_certificate_that_contradicts_itself_is_refused_by_its_rule(forged: st
 @pytest.mark.parametrize(
     "fields",
     [
-        {"previous": bytes([1]) * 32},
+        {"changes_root": bytes(32)},
         {"rows_root": bytes(32)},
         {"payload_size": 1},
         {"row_count": 99},
-        {"joined": ()},
         {"retired": ((MIRA.member_id, "gone"),)},
     ],
 )
@@ -141,6 +147,25 @@ def test_what_only_the_history_can_show_is_guarded_by_the_hash_alone(fields: dic
     changed = check_certificate(with_body(**fields).encode())
 
     assert changed.hash != TRUE.hash
+
+
+def test_the_outline_stands_for_the_body_and_is_small_however_many_have_joined() -> None:
+    """CRT-1: what grows with the members is in it by its hash."""
+    many = tuple(MemberName(bytes([n]) * 32, "somebody") for n in range(200))
+    body = with_body(joined=many).body
+
+    assert body.outline.hash == body.hash != TRUE.hash
+    assert len(pack(body.outline)) == len(pack(TRUE.body.outline))
+    assert body.outline.__struct_fields__ == body.__struct_fields__
+
+
+@pytest.mark.parametrize("name", TRUE.body.__struct_fields__)
+def test_every_field_of_the_body_is_bound_by_the_hash(name: str) -> None:
+    """CRT-1, T23: a body with any field replaced is another certificate."""
+    value = getattr(TRUE.body, name)
+    other = value + 1 if isinstance(value, int) else bytes([1]) * 32 if isinstance(value, bytes) else ((b"", "x"),)
+
+    assert with_body(**{name: other}).hash != TRUE.hash
 
 
 def test_the_members_root_names_each_member_in_one_order() -> None:
