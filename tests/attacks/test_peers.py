@@ -102,7 +102,7 @@ class Mallory:
         table = self.fleet[name]._store.catalog.named("bird")
         columns = tuple(info.column_id for info in table.values)
         values = tuple([1 if info.name == "mass" else note for _ in keys] for info in table.values)
-        segment = Segment(Kind.INSERT, columns, [(key,) for key in keys], list(values), None)
+        segment = Segment(Kind.INSERT, columns, [list(keys)], list(values))
         return {table.table_id: SALT + encode_segment(segment)}
 
 

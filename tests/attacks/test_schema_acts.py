@@ -182,7 +182,7 @@ def test_hostile_schema_acts_are_void_or_harmless_everywhere(fleet, name):
 def test_an_update_of_nothing_but_what_was_dropped_comes_to_the_same_wherever_it_is_heard(fleet):
     """SCH-9 MRG-4: of a row that nobody inserted, from a faulty writer."""
     note = bird_column(fleet, "note")
-    segment = Segment(Kind.UPDATE, (note,), [("nobody",)], [["x"]], None)
+    segment = Segment(Kind.UPDATE, (note,), [["nobody"]], [["x"]], None)
     mallory = Mallory(fleet).join()
     mallory.write({bird(fleet).table_id: SALT + encode_segment(segment)})
     mallory.push("ana")

@@ -66,7 +66,7 @@ def segments(draw: st.DrawFn) -> Segment:
     keys = draw(st.lists(st.tuples(*[sql_values] * width), min_size=row_count, max_size=row_count))
     lives = draw(st.none() | st.lists(st.integers(1, (1 << 53) - 1), min_size=row_count, max_size=row_count))
     is_final = kind is Kind.DELETE and draw(st.booleans())
-    return Segment(kind, columns, keys, [draw(column) for _ in columns], lives, is_final=is_final)
+    return Segment.of_keys(kind, columns, keys, [draw(column) for _ in columns], lives, is_final=is_final)
 
 
 # A head's hash follows from its log and length, as it does wherever no log is forked.

@@ -274,7 +274,7 @@ def test_a_key_that_is_no_value_stops_nothing(fleet: Fleet) -> None:
     fleet.gather()
     writer = fleet["ana"]._store.writer
     table = fleet["ana"]._store.catalog.named("t")
-    good = encode_segment(Segment(Kind.INSERT, table.value_ids, [("x",)], [[1]]))
+    good = encode_segment(Segment(Kind.INSERT, table.value_ids, [["x"]], [[1]]))
     keys, bad = msgspec.msgpack.encode([["x"]]), msgspec.msgpack.encode([[["x"]]])
     for _ in range(3):
         with fleet["ana"]._store.writing():

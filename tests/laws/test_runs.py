@@ -132,7 +132,7 @@ class Writer:
                 self.write({bird.table_id: self._rows("bird", Kind.UPDATE, ["note"], [("k1", None, 1.5)], 1)})
             case ("NaN",):
                 weight = next(info.column_id for info in bird.values if info.name == "w")
-                part = SALT + encode_segment(Segment(Kind.UPDATE, (weight,), [("k1",)], [[1.5]]))
+                part = SALT + encode_segment(Segment(Kind.UPDATE, (weight,), [["k1"]], [[1.5]]))
                 assert part.count(struct.pack(">d", 1.5)) == 1, "the one value is replaced by what no klal encodes"
                 self.write({bird.table_id: part.replace(struct.pack(">d", 1.5), struct.pack(">d", float("nan")))})
             case (table, *rest):
@@ -144,7 +144,7 @@ class Writer:
         values = [[row[1 + COLUMNS[table].index(name)] for row in rows] for name in names]
         lives = [life] * len(rows) if life > 1 else None
         ids = tuple(by_name[name] for name in names)
-        return SALT + encode_segment(Segment(kind, ids, [(row[0],) for row in rows], values, lives))
+        return SALT + encode_segment(Segment(kind, ids, [[row[0] for row in rows]], values, lives))
 
     def deliver(self, start: int) -> None:
         """Let everything from `start` on be stored, and nothing of it be applied."""

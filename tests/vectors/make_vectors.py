@@ -88,12 +88,10 @@ def _history() -> dict[str, Any]:
     rows = b"".join(
         (
             SALT,
-            encode_segment(Segment(Kind.DELETE, (), [("gone",)], [])),
-            encode_segment(Segment(Kind.DELETE, (), [("ended",)], [], is_final=True)),
-            encode_segment(Segment(Kind.UPDATE, (COLUMN_IDS[1],), [("n2",)], [[3800]], [2])),
-            encode_segment(
-                Segment(Kind.INSERT, COLUMN_IDS[1:], [("n1",), ("n2",)], [[None, -1], ["", "s\u00f8"]], None)
-            ),
+            encode_segment(Segment(Kind.DELETE, (), [["gone"]], [])),
+            encode_segment(Segment(Kind.DELETE, (), [["ended"]], [], is_final=True)),
+            encode_segment(Segment(Kind.UPDATE, (COLUMN_IDS[1],), [["n2"]], [[3800]], [2])),
+            encode_segment(Segment(Kind.INSERT, COLUMN_IDS[1:], [["n1", "n2"]], [[None, -1], ["", "s\u00f8"]], None)),
         )
     )
     parts = (_part(ACTS_TABLE, table_acts, 2), _part(TABLE.table_id, rows, 5))

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import apsw
+import msgspec
 
 from klal.errors import MalformedError, MembershipError, RefusedError
 from klal.model.acts import Act, Close, Genesis, Join, SchemaAct, decode_acts
@@ -243,7 +243,7 @@ class Applier:
         if table is None:
             if table_id not in self._catalog.schema.dropped:
                 raise MalformedError(f"rows of unknown table {table_id.hex()[:8]}", rule="APP-3")
-            self.lost.note_table(ref, table_id, sum(len(segment.keys) for segment in decode_segments(data)))
+            self.lost.note_table(ref, table_id, sum(segment.row_count for segment in decode_segments(data)))
             return
         # Keys are remembered only where somebody may wait for what is written here.
         is_watched = table.tab in self._catalog.unbuilt or self._rows.has_hidden(table)
@@ -285,7 +285,7 @@ class Applier:
             else:
                 self.lost.note_column(ref, table.table_id, column_id, segment.values[position])
         columns = tuple(segment.columns[position] for position in kept)
-        return segment._replace(columns=columns, values=[segment.values[position] for position in kept])
+        return msgspec.structs.replace(segment, columns=columns, values=[segment.values[position] for position in kept])
 
     def _merge_segment(
         self,
@@ -303,7 +303,7 @@ class Applier:
             # nothing but what was dropped changes no cell, and still says that the row lives.
             slow = set(segment.keys)
         log_id = self._history.logs[ref.log].log_id
-        fast = [row for row, key in enumerate(segment.keys) if key not in slow] if slow else range(len(segment.keys))
+        fast = [row for row, key in enumerate(segment.keys) if key not in slow] if slow else range(segment.row_count)
         if fast and not self._write_blind(table, columns, segment, fast):
             slow = _distinct(segment)
         for row, key in enumerate(segment.keys if slow else ()):
@@ -346,9 +346,9 @@ class Applier:
         self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: Sequence[int]
     ) -> None:
         lists = [*segment.key_columns, *segment.values]
-        if len(fast) != len(segment.keys):
+        if len(fast) != segment.row_count:
             lists = [[values[row] for row in fast] for values in lists]
-        insert_rows(self._connection, table, columns, list(zip(*lists, strict=True)))
+        insert_rows(self._connection, table, columns, lists)
 
     def _update_blind(
         self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: Sequence[int]
@@ -372,21 +372,30 @@ def _distinct(segment: Segment) -> set[Key]:
 
 
 def insert_rows(
-    connection: Connection, table: Table, columns: tuple[ColumnInfo, ...], rows: Sequence[tuple[Value, ...]]
+    connection: Connection, table: Table, columns: tuple[ColumnInfo, ...], lists: Sequence[Sequence[Value]]
 ) -> None:
-    """Insert rows of key and `columns` values, many to a statement.
+    """Insert rows, many to a statement.
 
     The caller holds a savepoint: OR FAIL spares SQLite a statement journal, so a row
     that fails leaves those before it.
+
+    Args:
+        lists: The values of each column: those of the key, then those of `columns`.
     """
-    whole = len(rows) - len(rows) % _ROWS_PER_INSERT
+    width = len(lists)
+    count = len(lists[0]) * width
+    # All rows one after another, laid down a column at a time: no row becomes a tuple of its own.
+    flat: list[Value] = [None] * count
+    for position, values in enumerate(lists):
+        flat[position::width] = values
+    step = _ROWS_PER_INSERT * width
+    whole = count - count % step
     if whole:
-        batches = (
-            tuple(chain.from_iterable(rows[i : i + _ROWS_PER_INSERT])) for i in range(0, whole, _ROWS_PER_INSERT)
-        )
+        batches = (flat[start : start + step] for start in range(0, whole, step))
         connection.executemany(table.insert(columns, _ROWS_PER_INSERT), batches)
-    if whole < len(rows):
-        connection.executemany(table.insert(columns, 1), rows[whole:])
+    if whole < count:
+        rest = (flat[start : start + width] for start in range(whole, count, width))
+        connection.executemany(table.insert(columns, 1), rest)
 
 
 def check_columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
@@ -398,20 +407,19 @@ def check_columns(table: Table, segment: Segment) -> tuple[ColumnInfo, ...]:
     """
     columns = tuple(table.by_id[column_id] for column_id in segment.columns)
     key_columns = segment.key_columns
-    if len(key_columns) != len(table.key) or any(None in values for values in key_columns):
+    key_kinds, value_kinds = segment.kinds[: len(key_columns)], segment.kinds[len(key_columns) :]
+    if len(key_columns) != len(table.key) or any(type(None) in kinds for kinds in key_kinds):
         raise MalformedError(f"segment has a key that does not fit {table.name!r:.40}", rule="APP-3")
     merges = table.merge_columns.merges
-    for info, values in zip(columns, segment.values, strict=True):
+    for info, values, kinds in zip(columns, segment.values, value_kinds, strict=True):
         if info.column_id in merges:
             check_cells(merges[info.column_id], segment.kind, values)
             continue
-        kinds = set(map(type, values))
         if info.column.not_null and type(None) in kinds:
             raise MalformedError(f"column {info.name!r:.40} is NOT NULL", rule="APP-4")
         _check_stored(table, info, values, kinds)
         _check_strict(table, info, kinds)
-    for info, key_values in zip(table.key, key_columns, strict=True):
-        kinds = set(map(type, key_values))
+    for info, key_values, kinds in zip(table.key, key_columns, key_kinds, strict=True):
         _check_stored(table, info, key_values, kinds)
         _check_strict(table, info, kinds)
     if segment.kind is Kind.INSERT:

@@ -90,18 +90,14 @@ def _insert_batch(connection: Connection, writer: Writer, table: Table, batch: l
         # Some value is converted by rules that are SQLite's own; let it, and see what came out.
         writer.run_many(table.insert_in_order, batch)
         return
-    is_as_given = all(values is given for values, given in zip(stored, lists, strict=True))
-    rows = batch if is_as_given else list(zip(*stored, strict=True))
     with paused(writer.capture):
         positions = (*table.key_positions, *table.value_positions)
-        is_in_order = positions == tuple(range(len(positions)))
-        ordered = rows if is_in_order else list(zip(*(stored[p] for p in positions), strict=True))
-        insert_rows(connection, table, table.values, ordered)
+        insert_rows(connection, table, table.values, [stored[p] for p in positions])
     capture = writer.capture.of(table)
     if capture.is_mixed:
-        capture.events.extend((None, row) for row in rows)
+        capture.events.extend((None, row) for row in zip(*stored, strict=True))
     else:
-        capture.add_spilled(encode_segment(segment_of_columns(table, stored)), len(rows))
+        capture.add_spilled(encode_segment(segment_of_columns(table, stored)), len(batch))
 
 
 def _as_stored(affinity: str, values: Sequence[Value]) -> Sequence[Value] | None:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import apsw
+import msgspec
 
 from klal.errors import UsageError
 from klal.model.codec import SALT_SIZE, SEGMENT_ROW_COUNT_MAX
@@ -394,16 +395,12 @@ def segment_of_columns(table: Table, columns: Sequence[Sequence[Value]]) -> Segm
     Raises:
         UsageError: A key that cannot name a row.
     """
-    keys = list(zip(*(columns[position] for position in table.key_positions), strict=True))
-    for info, position in zip(table.key, table.key_positions, strict=True):
-        if None in columns[position] or "BLOB" in info.column.type:
-            for key in keys:
-                _checked(table, key)
-    values = [columns[position] for position in table.value_positions]
-    # With the key columns at hand, they are not made from the keys again.
-    return Segment(
-        Kind.INSERT, table.value_ids, keys, values, None, [columns[position] for position in table.key_positions]
-    )
+    key_columns = [columns[position] for position in table.key_positions]
+    segment = Segment(Kind.INSERT, table.value_ids, key_columns, [columns[p] for p in table.value_positions])
+    if table.has_blob_key or any(None in values for values in key_columns):
+        for key in segment.keys:
+            _checked(table, key)
+    return segment
 
 
 def encode_inserts(table: Table, rows: Sequence[Row]) -> bytes:
@@ -437,8 +434,8 @@ def encode_update(table: Table, old: Row | None, new: Row | None) -> bytes | Non
 def rows_of_segment(table: Table, segment: Segment) -> Iterator[Row]:
     """Yield the rows of an INSERT segment that gives every column, in physical column order."""
     # What is generated is not in a segment, and nobody asks for it here.
-    columns: list[Sequence[Value]] = [(None,) * len(segment.keys)] * len(table.columns)
-    for position, key_values in zip(table.key_positions, zip(*segment.keys, strict=True), strict=True):
+    columns: list[Sequence[Value]] = [(None,) * segment.row_count] * len(table.columns)
+    for position, key_values in zip(table.key_positions, segment.key_columns, strict=True):
         columns[position] = key_values
     for position, values in zip(table.value_positions, segment.values, strict=True):
         columns[position] = values
@@ -474,7 +471,7 @@ def segments_of_updates(
         columns = tuple(table.columns[position].column_id for position in positions)
         for keys in _batches(groups[positions]):
             values = [[updates[key][1][position] for key in keys] for position in positions]
-            segments.append(Segment(Kind.UPDATE, columns, keys, values, _lives(keys, life_of)))
+            segments.append(Segment.of_keys(Kind.UPDATE, columns, keys, values, _lives(keys, life_of)))
     return segments
 
 
@@ -482,7 +479,8 @@ def segments_of_deletes(table: Table, keys: Iterable[Key], life_of: Callable[[Ke
     """Return DELETE segments, final ones where the table says that a DELETE wins."""
     is_final = table.on_delete == "wins"
     return [
-        Segment(Kind.DELETE, (), batch, [], _lives(batch, life_of), is_final=is_final) for batch in _batches(list(keys))
+        Segment.of_keys(Kind.DELETE, (), batch, [], _lives(batch, life_of), is_final=is_final)
+        for batch in _batches(list(keys))
     ]
 
 
@@ -491,7 +489,7 @@ def segments_of_inserts(table: Table, inserts: dict[Key, Row], life_of: Callable
     segments = []
     for keys in _batches(list(inserts)):
         plain = segment_of_rows(table, [inserts[key] for key in keys])
-        segments.append(Segment(plain.kind, plain.columns, plain.keys, plain.values, _lives(keys, life_of)))
+        segments.append(msgspec.structs.replace(plain, lives=_lives(keys, life_of)))
     return segments
 
 

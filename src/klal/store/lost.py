@@ -98,7 +98,7 @@ class Lost:
             return
         for segment in decode_segments(data):
             if column_id == _WHOLE_TABLE:
-                self.note_table(change, table_id, len(segment.keys))
+                self.note_table(change, table_id, segment.row_count)
             elif segment.kind is not Kind.DELETE and column_id in segment.columns:
                 self.note_column(change, table_id, column_id, segment.values[segment.columns.index(column_id)])
 

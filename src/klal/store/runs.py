@@ -228,25 +228,28 @@ class Runs:
         values = list(compress(shape.values, chosen))
         if not keys:
             return
-        key_columns = list(zip(*keys, strict=True))
         cells = list(zip(*values, strict=True))
-        check_values(key_columns, len(keys))
-        check_values(cells, len(keys))
-        segment = Segment(Kind(shape.kind), shape.column_ids, keys, cells, None, key_columns)
+        segment = Segment.of_keys(Kind(shape.kind), shape.column_ids, keys, cells)
+        check_values(segment, len(keys))
         columns = check_columns(table, segment)
         before = self._connection.total_changes()
-        self._write(table, columns, segment, values)
+        self._write(table, columns, segment.kind, keys, values)
         if self._connection.total_changes() - before != len(keys):
             raise DoesNotFitError
 
     def _write(
-        self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, values: Sequence[Sequence[Value]]
+        self,
+        table: Table,
+        columns: tuple[ColumnInfo, ...],
+        kind: Kind,
+        keys: Sequence[Key],
+        values: Sequence[Sequence[Value]],
     ) -> None:
         # Sorted by key: neighbours share pages, of which a run touches many.
-        keys = segment.keys
         order = _by_key(keys)
-        if segment.kind is Kind.INSERT:
-            insert_rows(self._connection, table, columns, [(*keys[row], *values[row]) for row in order])
+        if kind is Kind.INSERT:
+            lists = list(zip(*[(*keys[row], *values[row]) for row in order], strict=True))
+            insert_rows(self._connection, table, columns, lists)
         else:
             rows = [(*values[row], *keys[row]) for row in order]
             self._connection.executemany(table.update(columns), rows)

@@ -605,7 +605,7 @@ class Writer:
             *segments_of_inserts(table, net.inserts, life_of),
         ]
         encoded = [*net.spilled, *map(encode_segment, segments)]
-        count = net.spilled_count + sum(len(segment.keys) for segment in segments)
+        count = net.spilled_count + sum(segment.row_count for segment in segments)
         return table.table_id, b"".join((self._salt(), *encoded)), count
 
     @staticmethod

@@ -84,14 +84,14 @@ def test_one_row_written_the_short_way_has_the_same_bytes(
     places = data.draw(st.permutations(range(len(key) + len(values))))
     row = [value for _, value in sorted(zip(places, [*key, *values], strict=True), key=lambda pair: pair[0])]
 
-    long_way = encode_segment(Segment(kind, tuple(columns), [tuple(key)], [[value] for value in values]))
+    long_way = encode_segment(Segment(kind, tuple(columns), [[value] for value in key], [[value] for value in values]))
     assert encode_row(kind, columns, row, places[: len(key)], places[len(key) :]) == long_way
 
 
 def test_large_sections_are_compressed_and_come_back() -> None:
     """PAY-2, ENC-5."""
-    keys = [(f"key {n}",) for n in range(2000)]
-    written = Segment(Kind.INSERT, (COLUMN,), keys, [list(range(2000))])
+    keys = [f"key {n}" for n in range(2000)]
+    written = Segment(Kind.INSERT, (COLUMN,), [keys], [list(range(2000))])
 
     encoded = encode_segment(written)
     (found,) = decode_segments(SALT + encoded)
@@ -166,12 +166,23 @@ def test_a_segment_outside_the_layout_is_refused_by_its_rule(part: bytes, rule: 
 
 
 @pytest.mark.parametrize("value", [1 << 63, (1 << 64) - 1, float("nan")])
-def test_a_value_that_sqlite_cannot_hold_is_refused(value: float) -> None:
-    """PAY-5, T42."""
+@pytest.mark.parametrize("others", [[], [None, 7, "x"], [1.5, -2.5], [float("inf"), float("-inf")]])
+def test_a_value_that_sqlite_cannot_hold_is_refused(value: float, others: list[object]) -> None:
+    """PAY-5, T42: alone and among others, of its own type and not."""
+    row_count = len(others) + 1
+    keys = _pack([list(range(row_count))])
     with pytest.raises(MalformedError) as caught:
-        list(decode_segments(_raw(values=_pack([[value]]))))
+        list(decode_segments(_raw(row_count=row_count, keys=keys, values=_pack([[*others, value]]))))
 
     assert caught.value.rule == "PAY-5"
+
+
+def test_infinities_that_cancel_out_are_no_nan() -> None:
+    """PAY-5, T42: a NaN is looked for by a sum, which two infinities make one as well."""
+    values = [float("inf"), 1.5, float("-inf")]
+    (found,) = decode_segments(_raw(row_count=3, keys=_pack([[1, 2, 3]]), values=_pack([values])))
+
+    assert found.values == [values]
 
 
 @pytest.mark.parametrize("value", [-(1 << 63), (1 << 63) - 1, -0.0, float("inf"), 5e-324, "a\0b", "", b"", b"\xff" * 9])
@@ -207,7 +218,7 @@ def test_slices_join_to_the_part_and_their_leaves_give_its_root(size: int) -> No
 
 def test_the_salt_is_part_of_what_is_hashed() -> None:
     """PAY-1: without it a guess at a small payload could be confirmed by its root."""
-    body = encode_segment(Segment(Kind.DELETE, (), [("k",)], []))
+    body = encode_segment(Segment(Kind.DELETE, (), [["k"]], []))
 
     assert part_root(bytes(SALT_SIZE) + body) != part_root(SALT + body)
 
@@ -219,9 +230,9 @@ def test_a_stripe_gives_what_the_whole_segment_gives(drawn: list[Segment]) -> No
     for stripe, segment in zip(decode_stripes(part), decode_segments(part), strict=True):
         columns = [stripe.column(index) for index in reversed(range(len(stripe.columns)))][::-1]
         keys = [key if isinstance(key, tuple) else (key,) for key in stripe.keys]
-        found = Segment(stripe.kind, stripe.columns, keys, columns, stripe.lives, None, stripe.is_final)
+        found = Segment.of_keys(stripe.kind, stripe.columns, keys, columns, stripe.lives, is_final=stripe.is_final)
         assert _plain(found) == _plain(segment)
-        assert stripe.row_count == len(segment.keys)
+        assert stripe.row_count == segment.row_count == len(segment.keys)
 
 
 @given(st.lists(segments(), min_size=1, max_size=4))
