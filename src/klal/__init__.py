@@ -11,7 +11,8 @@ with klal.open("season.db") as db:
 from __future__ import annotations
 
 from klal import errors
-from klal.api import check_certificate_file, create, join, new_id, open  # noqa: A004 - klal.open, as one says gzip.open
+from klal.api import check_certificate_file, create, heal, join, new_id, open  # noqa: A004 - klal.open, as one says gzip.open
+from klal.mend import Healed
 from klal.model.certificate import Certificate
 from klal.moment import Moment
 from klal.replica import Replica
@@ -40,6 +41,7 @@ __all__ = [
     "Coverage",
     "Event",
     "ForeignWrite",
+    "Healed",
     "Missing",
     "Moment",
     "NamedMoment",
@@ -53,6 +55,7 @@ __all__ = [
     "check_certificate_file",
     "create",
     "errors",
+    "heal",
     "join",
     "new_id",
     "open",

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 
 from klal.errors import TransportError, UsageError
 from klal.file_station import FileStation
+from klal.mend import Healed, mend, store_at
 from klal.model.acts import Genesis, Policy
 from klal.model.certificate import CERTIFICATE_SIZE_MAX, Certificate, check_certificate
 from klal.model.codec import HASH_SIZE, NAME_LENGTH_MAX
 from klal.model.keys import SEED_SIZE, SigningKey
 from klal.model.schema import KLAL_ID_SIZE, klal_id
 from klal.model.ticket import decode_ticket
-from klal.replica import Replica
-from klal.store.file import is_there, open_file
+from klal.replica import OnProgress, Replica
+from klal.reports import Progress
+from klal.store.file import is_there
 from klal.store.home import Home
-from klal.store.store import Store, World, found_space, join_space, opened_store
+from klal.store.store import Store, World, found_space, join_space
 from klal.sync.station import Station
 from klal.transport.folder import FolderStation
 
@@ -88,6 +91,29 @@ def open(path: str | Path, *, home: str | Path | None = None, member: str | None
     return Replica(store, lambda remote: _connect(remote, store, folder))
 
 
+def heal(
+    path: str | Path,
+    *,
+    rows: Literal["ask", "adopt", "undo"] = "ask",
+    home: str | Path | None = None,
+    member: str | None = None,
+    progress: OnProgress | None = None,
+) -> Healed:
+    """Make a whole file of a damaged one, as `Replica.heal` does, also where it cannot be opened any more.
+
+    Args:
+        path: A file that nobody has open.
+        rows: What becomes of rows that history does not give: "ask" heals nothing if there are any,
+            "adopt" makes them a change of mine, "undo" leaves them behind in the old file.
+        member: Whose key to use when the home has several for this space.
+        progress: Called now and then.
+    """
+    told = None if progress is None else lambda done, total: progress(Progress("heal", done, total))
+    store, healed = mend(Path(path), _home(home), _WORLD, member, rows, told)
+    store.close()
+    return healed
+
+
 def new_id() -> str:
     """Return a key that nobody else makes: 26 characters, as DEFAULT (klal_id()) gives, before the row is written."""
     return klal_id(_WORLD.entropy.token(KLAL_ID_SIZE))
@@ -115,12 +141,7 @@ def _home(home: str | Path | None) -> Home:
 
 
 def _open_store(path: Path, home: Home, member: str | None = None) -> Store:
-    connection = open_file(path)
-    try:
-        return opened_store(connection, path, home, _WORLD, member)
-    except BaseException:
-        connection.close()
-        raise
+    return store_at(path, home, _WORLD, member)
 
 
 def _check_name(what: str, name: str) -> None:

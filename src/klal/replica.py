@@ -8,15 +8,16 @@ completeness can give, and then it is `IncompleteError` with the list.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from klal.errors import IncompleteError, ReadOnlyError, UsageError
+from klal.errors import IncompleteError, KlalError, ReadOnlyError, UsageError
 from klal.file_station import FileStation
+from klal.mend import Healed, mend, store_at
 from klal.model.schema import Key, Value
 from klal.moment import Asked, Moment, Moments, changed, versions
 from klal.reports import (
@@ -705,6 +706,39 @@ class Replica:
         told = None if progress is None else lambda done, total: progress(Progress("verify", done, total))
         counts = check_store(self._store, told)
         return Verified(counts.changes, counts.payloads, counts.receipts, counts.certificates)
+
+    def heal(self, *, rows: Literal["ask", "adopt", "undo"] = "ask", progress: OnProgress | None = None) -> Healed:
+        """Make a whole file of this damaged one, from what is good of its signed history.
+
+        Rows, members, certificates and all that klal keeps beside them are computed again; what was not
+        good is known of and not here, and the next sync asks for it. The old file is kept beside the new
+        one. A file that passes `verify` is left as it is. `klal.heal` heals one that cannot be opened.
+
+        Args:
+            rows: What becomes of rows in the tables that history does not give, which may be damage,
+                another program's work, or all that is left of a change that was lost. "ask" heals
+                nothing as long as there are any; "adopt" makes them a change of mine, which loses
+                nothing; "undo" leaves them behind in the old file.
+            progress: Called now and then.
+
+        Raises:
+            ForeignWritesError: There are such rows, and `rows` is "ask".
+            DamagedError: Nothing of it can be read any more: `klal.join` brings the member back.
+        """
+        store = self._store
+        if store.in_transaction:
+            raise UsageError("heal cannot run inside a transaction")
+        name = None if store.identity is None else store.identity.name
+        home, world = store.surroundings
+        told = None if progress is None else lambda done, total: progress(Progress("heal", done, total))
+        store.release()
+        try:
+            self._store, healed = mend(store.path, home, world, name, rows, told)
+        except KlalError:
+            with suppress(KlalError):
+                self._store = store_at(store.path, home, world, name)
+            raise
+        return healed
 
     def backup(self, to: str | Path, progress: OnProgress | None = None) -> None:
         """Write a copy of everything to a new path, without this writer's identity.

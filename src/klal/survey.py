@@ -100,7 +100,12 @@ class Survey:
             if log.member_id is not None and log.member_id != self._me:
                 lengths = others.setdefault(log.member_id, {})
                 lengths[log_id] = max(lengths.get(log_id, 0), log.length)
-        return gaps(self.held, others)
+        found = gaps(self.held, others)
+        if not any(gap.what == "headers" for gap in found):
+            # A header names what it had seen, though nobody's receipt says in which log that lies.
+            for member_id, count in sorted(self._store.knowledge.unknown_past().items()):
+                found.append(Gap(b"", None, range(count), "headers", (member_id,)))
+        return found
 
     def name(self, member_id: bytes | None) -> str:
         """Return how a member is called."""
@@ -123,11 +128,12 @@ class Survey:
             for gap in self.gaps
         )
         logs = self.held.values()
+        known = sum(log.known_length for log in logs) + sum(len(gap.seqs) for gap in self.gaps if not gap.log_id)
         return Coverage(
             sum(log.length for log in logs),
-            sum(log.known_length for log in logs),
+            known,
             sum(log.payload_count for log in logs),
-            sum(log.known_length for log in logs),
+            known,
             missing,
             self._store.contact_unix_ms,
         )

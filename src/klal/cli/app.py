@@ -795,6 +795,32 @@ def behind(
 
 
 @app.command()
+def heal(
+    file: File,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Make rows that history does not give a change of mine.")] = (
+        False
+    ),
+    undo: Annotated[bool, typer.Option("--undo", help="Leave such rows behind in the old file.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Make a whole file of a damaged one.
+
+    Everything is computed again from what is good of its signed history; the old file is kept beside it.
+    """
+    import klal as library
+    from klal.cli import render
+
+    out = Output(as_json=as_json)
+    if adopt and undo:
+        raise UsageError("such rows can be adopted or left behind, not both")
+    with out.progress("healing") as update:
+        healed = library.heal(file, rows="adopt" if adopt else "undo" if undo else "ask", home=home(), progress=update)
+    report = healed.to_json()
+    out.answer(report, lambda out: out.draw(render.healed(report)))
+    return Exit.DONE
+
+
+@app.command()
 def backup(
     file: File,
     to: Annotated[Path, typer.Argument(metavar="TO", dir_okay=False, help="A new path.")],

@@ -455,3 +455,21 @@ def verified(report: Json) -> RenderableType:
         counted(report["certificates"], "certificate"),
     ]
     return Text.assemble(("everything holds: ", "bold green"), ", ".join(checked))
+
+
+def healed(report: Json) -> RenderableType:
+    """Return what was wrong, what is whole now, what is to be fetched, and what lies in the old file alone."""
+    if not report["found"]:
+        return Text("everything holds: there is nothing to heal")
+    lines: list[RenderableType] = [
+        Text.assemble(("healed: ", "bold green"), f"{counted(report['changes'], 'change')} taken over"),
+        Text.assemble("it was: ", shown(report["found"])),
+        Text.assemble("the old file is ", (shown(report["kept"]), "bold")),
+    ]
+    if report["rows"]:
+        change = short_change(report["change"])
+        lines.append(Text(f"{counted(report['rows'], 'row')} adopted, change {change}"))
+    lines += [Text.assemble(("only in the old file: ", "bold yellow"), shown(sentence)) for sentence in report["left"]]
+    if report["missing"]:
+        lines += [Text("klal sync brings what was not good:"), missing(report["missing"])]
+    return Group(*lines)

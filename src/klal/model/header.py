@@ -154,6 +154,14 @@ def parts_of(data: bytes) -> list[Part]:
     return [Part(*_PART.unpack_from(data, i)) for i in range(start, len(data), _PART.size)]
 
 
+def past_of(data: bytes) -> list[bytes]:
+    """Return the past that a stored header names, and look at nothing else of it.
+
+    Law: equal to `Header.decode(data).past`.
+    """
+    return [data[i : i + HASH_SIZE] for i in range(_FIXED.size, _FIXED.size + data[1] * HASH_SIZE, HASH_SIZE)]
+
+
 def encode_header(
     seq: int,
     epoch: int,

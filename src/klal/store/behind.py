@@ -174,7 +174,7 @@ class Behind:
 
     def _schema_findings(self, replay: Replay) -> Iterator[Finding]:
         """Yield what others made, dropped or altered, klal's own tables among them."""
-        ours, theirs = _objects(self._connection), _objects(replay.connection)
+        ours, theirs = objects_in(self._connection), objects_in(replay.connection)
         for kind, name in sorted(ours.keys() - theirs.keys()):
             where = ours[kind, name]
             what = f"{kind} {name} was made by another program" + (f" on {where}" if where != name else "")
@@ -204,12 +204,12 @@ class Behind:
     def _row_findings(self, replay: Replay) -> Iterator[Finding]:
         for table in sorted(self._catalog.by_id.values(), key=lambda table: table.name):
             altered = self._column_difference(replay, table)
-            mine, its = _rows(self._connection, table), _rows(replay.connection, table)
-            for before, after in _differences(table, mine, its):
+            mine, its = rows_in(self._connection, table), rows_in(replay.connection, table)
+            for before, after in differences(table, mine, its):
                 kind = "inserted" if before is None else "deleted" if after is None else "updated"
                 image = after if before is None else before
                 assert image is not None, "a difference has at least one side"
-                obstacle = altered or ("" if after is None else _obstacle(table, after))
+                obstacle = altered or ("" if after is None else obstacle_to(table, after))
                 yield Finding(kind, table.name, table, table.key_of(image), before, after, obstacle)
 
     # -- both ways on --------------------------------------------------------------------
@@ -232,7 +232,7 @@ class Behind:
         rows = [each for each in self.found if each.table is not None and not each.obstacle]
         self._put_back(capture, rows)
         for each in rows:
-            self._write(each)
+            self.write(each)
         self.found = [each for each in self.found if each.table is None or each.obstacle]
         return len(rows)
 
@@ -257,7 +257,8 @@ class Behind:
             values = tuple(before[position] for position in table.value_positions)
             self._connection.execute(table.update(table.values), (*values, *each.key))
 
-    def _write(self, each: Finding) -> None:
+    def write(self, each: Finding) -> None:
+        """Write one row that was found as the user's own, where the table is as history says."""
         table, before, after = each.table, each.before, each.after
         assert table is not None, "only rows are written"
         if after is None:
@@ -275,13 +276,13 @@ def _given(table: Table, row: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value for info, value in zip(table.columns, row, strict=True) if not info.is_generated)
 
 
-def _objects(connection: Connection) -> dict[tuple[str, str], str]:
+def objects_in(connection: Connection) -> dict[tuple[str, str], str]:
     """Return (kind, name) -> table, of everything in the schema that SQLite did not make itself."""
     rows = connection.execute("SELECT type, name, tbl_name FROM main.sqlite_schema").fetchall()
     return {(kind, name): table for kind, name, table in rows if not name.startswith("sqlite_")}
 
 
-def _rows(connection: Connection, table: Table) -> Iterator[tuple[Any, ...]]:
+def rows_in(connection: Connection, table: Table) -> Iterator[tuple[Any, ...]]:
     """Yield a table's rows in key order, text that is none as `BrokenText`."""
     names = [quote(info.name) for info in table.columns]
     tail = f"FROM main.{quote(table.name)} ORDER BY {', '.join(quote(info.name) for info in table.key)}"
@@ -307,7 +308,7 @@ def _text(raw: bytes) -> str | BrokenText:
         return BrokenText(raw)
 
 
-def _differences(table: Table, mine: Iterator[Row], its: Iterator[Row]) -> Iterator[tuple[Row | None, Row | None]]:
+def differences(table: Table, mine: Iterator[Row], its: Iterator[Row]) -> Iterator[tuple[Row | None, Row | None]]:
     """Yield (as history says, as it lies here) where two tables in key order differ."""
     ours, theirs = next(mine, None), next(its, None)
     while ours is not None or theirs is not None:
@@ -341,7 +342,7 @@ def _order(key: tuple[Any, ...]) -> tuple[tuple[int, Any], ...]:
     )
 
 
-def _obstacle(table: Table, row: tuple[Any, ...]) -> str:
+def obstacle_to(table: Table, row: tuple[Any, ...]) -> str:
     """Return why a row cannot travel, or ""."""
     for info, affinity, value in zip(table.columns, table.affinities, row, strict=True):
         where = f"column {info.name} of table {table.name}"

@@ -30,6 +30,18 @@ from klal.store.roots import rows_root
 from klal.store.sql import Connection
 from klal.store.store import Store
 
+_NOT_AS_WRITTEN = (
+    apsw.CorruptError,
+    apsw.SQLError,  # A line of SQLite's own schema was changed.
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    StopIteration,
+    AssertionError,  # They say what klal never writes, and here it is what lies in the file.
+)
+"""What comes of reading something that klal did not write."""
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -72,8 +84,10 @@ def check_store(store: Store, on_progress: Callable[[int, int], None] | None = N
         except RefusedError as error:
             error.evidence = error.evidence or place
             raise
-        except (LookupError, TypeError, ValueError, AttributeError, StopIteration, DamagedError) as error:
-            raise MalformedError(f"{place}: something is not where it must be", rule="FIL-4", evidence=place) from error
+        except (*_NOT_AS_WRITTEN, DamagedError) as error:
+            raise MalformedError(
+                f"{place}: something is not where it must be", rule="FIL-4", evidence=place, hint="klal heal mends it"
+            ) from error
     return Counts(*counts)
 
 
@@ -213,6 +227,12 @@ def _check_entries(store: Store) -> None:
     members = store.connection.execute(
         "SELECT member_id, name, log_id, seq, ticket_id, use_count_max FROM klal_member"
     ).fetchall()
+    genesis = store.genesis
+    if genesis.space_id != store.space_id:
+        raise LinkError("the genesis is of another space", rule="MEM-1", evidence="genesis")
+    if genesis.founder not in joins:
+        # The space is named after its genesis, so its founder is known before the first change is here.
+        joins[genesis.founder] = {(genesis.founder_name, log_id, 0, None, None) for _, _, log_id, *_ in members}
     for member_id, *entry in members:
         if tuple(entry) not in joins.get(member_id, set()):
             raise LinkError("a member is not entered as its join says", rule="MEM-1", evidence=member_id.hex())

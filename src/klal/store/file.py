@@ -51,7 +51,7 @@ def translate(error: apsw.Error, where: object) -> KlalError:
         case apsw.NotADBError():
             return NotKlalError(f"{where} is not a database")
         case apsw.CorruptError():
-            return DamagedError(f"{where} is damaged: {text}", hint="bring this replica back from any whole one")
+            return DamagedError(f"{where} is damaged: {text}", hint="klal heal mends it")
         case apsw.ConstraintError() | apsw.MismatchError():
             return ConstraintError(text.removeprefix("SQLITE_CONSTRAINT: "))
         case apsw.ReadOnlyError():
@@ -164,11 +164,11 @@ def is_as_left(path: Path, left: tuple[int, int] | None) -> bool:
         return False
 
 
-def alone(connection: Connection) -> int | None:
+def hold(connection: Connection) -> int | None:
     """Lock out everybody else until this connection closes; None, and no lock, when the file is open elsewhere.
 
     Returns:
-        The data version seen when the lock was taken; everything is in the main file then, and the WAL is empty.
+        The data version seen when the lock was taken.
     """
     connection.set_busy_timeout(0)
     try:
@@ -176,7 +176,17 @@ def alone(connection: Connection) -> int | None:
         connection.execute("BEGIN IMMEDIATE -- klal")
         version = connection.data_version()
         connection.execute("COMMIT -- klal")
-        is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except (apsw.BusyError, apsw.LockedError):
+        connection.pragma("locking_mode", "normal")
+        return None
+    return version
+
+
+def alone(connection: Connection) -> int | None:
+    """Hold a file as `hold` does, and bring everything into the main file: the WAL is empty then."""
+    version = hold(connection)
+    try:
+        is_busy = version is None or connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     except (apsw.BusyError, apsw.LockedError):
         connection.pragma("locking_mode", "normal")
         return None

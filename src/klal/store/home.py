@@ -144,12 +144,13 @@ def _write(path: Path, stored: dict[str, object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make new names in `folder` durable, where the system can."""
     # Some systems cannot open a folder; there the rename alone must do.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

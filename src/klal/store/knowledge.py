@@ -9,6 +9,7 @@ Source:
 
 from __future__ import annotations
 
+from klal.model.header import past_of
 from klal.model.receipt import Receipt
 from klal.rules.coverage import Held
 from klal.rules.merge import ChangeRef
@@ -123,6 +124,16 @@ class Knowledge:
             if log_id not in found:
                 found[log_id] = Held(None, 0, length, 0)
         return found
+
+    def unknown_past(self) -> dict[bytes, int]:
+        """Return how many headers that are not here are named by those of each member that wait for them (COV-2)."""
+        found: dict[bytes, set[bytes]] = {}
+        for log in self._history.logs.values():
+            for data in self._history.headers(log, log.applied_length, log.length):
+                unknown = {hashed for hashed in past_of(data) if self._history.find(hashed) is None}
+                if unknown:
+                    found.setdefault(log.member_id, set()).update(unknown)
+        return {member_id: len(hashes) for member_id, hashes in found.items()}
 
     def payload_gaps(self, log: Log, stop: int) -> list[range]:
         """Return the seqs below `stop` whose header is here and whose payload is not."""

@@ -110,9 +110,7 @@ class Store:
             self.refresh()
         except (KeyError, StopIteration, RuntimeError, MalformedError, apsw.Error) as error:
             # What klal keeps in the file refers to something that is not there.
-            raise DamagedError(
-                f"{path} contradicts itself", hint="bring this replica back from any whole one"
-            ) from error
+            raise DamagedError(f"{path} contradicts itself", hint="klal heal mends it") from error
         self.identity = self._find_identity()
         if self.identity is not None:
             self.writer.capture.start()
@@ -131,6 +129,11 @@ class Store:
     def genesis(self) -> Genesis:
         """Return the space's origin, which never changes."""
         return unpack(self._meta("genesis"), Genesis, "stored genesis")
+
+    @property
+    def surroundings(self) -> tuple[Home, World]:
+        """Return what this store was handed besides its file."""
+        return self._home, self._world
 
     @property
     def member_id(self) -> bytes:
@@ -605,6 +608,11 @@ class Store:
         if not self.intake.is_member(inviter):
             raise MembershipError(f"{join.name!r:.40} was invited by somebody not known here", rule="MEM-2")
 
+    def enter_founder(self, log_id: bytes) -> None:
+        """Enter the founder by the genesis that the space is named after, whether or not its change is here."""
+        with self.writing():
+            self._admit_member(Log(0, log_id, self.genesis.founder, b""), 0, self.genesis)
+
     def found(self, genesis: Genesis) -> None:
         """Write the genesis as the first change of the founder's log, sealed at length 1."""
         with self.writing(durable=True):
@@ -808,6 +816,12 @@ class Store:
             self.connection.close()
             self._tell()
 
+    def release(self) -> None:
+        """Release the file as it lies: nothing is sealed, and the home is told nothing."""
+        self.is_closed = True
+        self.connection.close()
+        self._tell()
+
     def _release_fence(self) -> None:
         """Say that the log is written no more for now, and how the file is left.
 
@@ -843,7 +857,7 @@ def opened_store(connection: Connection, path: Path, home: Home, world: World, m
     except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
         # Everything read here is what klal wrote, so whatever cannot be read was changed by something else.
         found = f"{path} is damaged: {type(error).__name__} while it was opened"
-        raise DamagedError(found, hint="bring it back from any whole replica") from error
+        raise DamagedError(found, hint="klal heal mends it") from error
 
 
 def found_space(path: Path, home: Home, world: World, genesis: Genesis, key: SigningKey) -> Store:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from klal.errors import MalformedError
 from klal.model.codec import EPOCH_MAX, HEADER_SIZE_MAX, PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SEQ_MAX
-from klal.model.header import Header, Part, header_hash, parts_of
+from klal.model.header import Header, Part, header_hash, parts_of, past_of
 from tests.helpers.model_strategies import SPACE, headers, refusal_of
 
 PLAIN = Header(
@@ -125,5 +125,6 @@ def test_a_hash_is_bound_to_its_space_and_to_every_byte() -> None:
 
 
 @given(headers())
-def test_the_parts_of_a_stored_header_are_those_of_the_whole(header: Header) -> None:
+def test_the_parts_and_the_past_of_a_stored_header_are_those_of_the_whole(header: Header) -> None:
     assert tuple(parts_of(header.encode())) == header.parts
+    assert tuple(past_of(header.encode())) == header.past
