@@ -53,6 +53,7 @@ bench: $(READY)
 	@$(BIN)/python bench/bench.py
 	@$(BIN)/python bench/moments.py
 	@$(BIN)/python bench/merge.py
+	@$(BIN)/python bench/certificates.py
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -q -n 2 --soak --timeout=3600

@@ -11,10 +11,13 @@ with klal.open("season.db") as db:
 from __future__ import annotations
 
 from klal import errors
-from klal.api import check_certificate_file, create, heal, join, new_id, open  # noqa: A004 - klal.open, as one says gzip.open
+from klal.api import check_certificate_file, check_proof, create, heal, join, new_id, open  # noqa: A004 - klal.open, as one says gzip.open
 from klal.mend import Healed
 from klal.model.certificate import Certificate
+from klal.model.proof import Proof
 from klal.moment import Moment
+from klal.prove import Prover
+from klal.proven import Proven
 from klal.replica import Replica
 from klal.reports import (
     ChangeId,
@@ -32,6 +35,7 @@ from klal.reports import (
     Version,
     Violation,
 )
+from klal.spark import Spark
 
 __all__ = [
     "Certificate",
@@ -46,13 +50,18 @@ __all__ = [
     "Moment",
     "NamedMoment",
     "Progress",
+    "Proof",
+    "Proven",
+    "Prover",
     "Replica",
     "RowChange",
+    "Spark",
     "Status",
     "SyncReport",
     "Version",
     "Violation",
     "check_certificate_file",
+    "check_proof",
     "create",
     "errors",
     "heal",

@@ -12,12 +12,14 @@ import platformdirs
 from klal.errors import TransportError, UsageError
 from klal.file_station import FileStation
 from klal.mend import Healed, mend, store_at
+from klal.model import proof
 from klal.model.acts import Genesis, Policy
 from klal.model.certificate import CERTIFICATE_SIZE_MAX, Certificate, check_certificate
 from klal.model.codec import HASH_SIZE, NAME_LENGTH_MAX
 from klal.model.keys import SEED_SIZE, SigningKey
 from klal.model.schema import KLAL_ID_SIZE, klal_id
 from klal.model.ticket import decode_ticket
+from klal.proven import Proven, proven
 from klal.replica import OnProgress, Replica
 from klal.reports import Progress
 from klal.store.file import is_there
@@ -134,6 +136,17 @@ def check_certificate_file(path: str | Path) -> Certificate:
     if len(data) > CERTIFICATE_SIZE_MAX:
         raise UsageError(f"{path} is too large to be a certificate")
     return check_certificate(data)
+
+
+def check_proof(data: bytes) -> Proven:
+    """Return what the bytes of a proof show, if its certificate is the true one.
+
+    Whoever asks must know the hash in `.under` from somebody they trust; a `Spark` keeps it for them.
+
+    Raises:
+        RefusedError: PRF-1 to PRF-7, at the first thing that does not hold.
+    """
+    return proven(proof.check_proof(data))
 
 
 def _home(home: str | Path | None) -> Home:

@@ -15,11 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from klal.errors import IncompleteError, KlalError, ReadOnlyError, UsageError
+from klal.errors import IncompleteError, KlalError, LinkError, ReadOnlyError, UsageError
 from klal.file_station import FileStation
 from klal.mend import Healed, mend, store_at
+from klal.model.certificate import Certificate
 from klal.model.schema import Key, Value
 from klal.moment import Asked, Moment, Moments, changed, versions
+from klal.prove import Prover
 from klal.reports import (
     ChangeId,
     Closed,
@@ -43,6 +45,7 @@ from klal.reports import (
     Version,
     Violation,
 )
+from klal.rules.chain import check_against
 from klal.rules.merge import same
 from klal.store.behind import Finding, shown
 from klal.store.bulk import insert_many
@@ -697,14 +700,31 @@ class Replica:
 
     # -- proof and copies ----------------------------------------------------------------
 
-    def verify(self, progress: OnProgress | None = None) -> Verified:
+    @property
+    def prove(self) -> Prover:
+        """What makes proofs for somebody who has nothing but a certificate's hash."""
+        return Prover(self._store)
+
+    def verify(self, progress: OnProgress | None = None, *, certificates: Iterable[Certificate] = ()) -> Verified:
         """Check every hash, link, seal, receipt, payload and certificate, and replay all rows.
+
+        Args:
+            progress: Called now and then.
+            certificates: Others to compare with those that this file's history gives.
 
         Raises:
             RefusedError: The first thing that does not hold: `.rule`, and `.evidence` for where.
+            IncompleteError: The epoch of one of `certificates` is not complete here.
         """
         told = None if progress is None else lambda done, total: progress(Progress("verify", done, total))
         counts = check_store(self._store, told)
+        for given in certificates:
+            true = self._store.certificate(given.epoch)
+            if given.body.space_id != self.space_id:
+                raise LinkError(f"certificate of epoch {given.epoch} is of another space", rule="CRT-1")
+            if true is None:
+                raise IncompleteError(f"epoch {given.epoch} is not complete in this file", epoch=given.epoch)
+            check_against(given, true)
         return Verified(counts.changes, counts.payloads, counts.receipts, counts.certificates)
 
     def heal(self, *, rows: Literal["ask", "adopt", "undo"] = "ask", progress: OnProgress | None = None) -> Healed:

@@ -37,12 +37,14 @@ from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header, Part, header_h
 from klal.model.keys import SigningKey, log_id_of
 from klal.model.merkle import consistency_path, inclusion_path
 from klal.model.payload import Kind, Segment, encode_segment, part_root
+from klal.model.proof import ChangeClaim, MemberClaim, Proof, Slice
 from klal.model.receipt import HeldHead, Statement, make_receipt, receipts_root
 from klal.model.roots import chain_root, change_leaf, members_root, row_leaf, table_node
 from klal.model.schema import Column, Default, TableDefinition, column_id_of
 from klal.model.seal import make_seal
 from klal.model.ticket import Ticket, encode_ticket
 from klal.rules.order import draw_of
+from klal.rules.spark import Belief
 
 FOLDER = Path(__file__).parent
 
@@ -126,9 +128,30 @@ def _frontier(hashes: list[bytes]) -> Frontier:
     return Frontier({ANA_LOG: Head(3, hashes[3]), BEN_LOG: Head(1, hashes[2])})
 
 
-def _changes_root(hashes: list[bytes]) -> bytes:
+def _change_leaves(hashes: list[bytes]) -> list[bytes]:
     places = [(ANA_LOG, 0, hashes[0]), (ANA_LOG, 1, hashes[1]), (ANA_LOG, 2, hashes[3]), (BEN_LOG, 0, hashes[2])]
-    return tree_root([change_leaf(*place) for place in sorted(places)])
+    return [change_leaf(*place) for place in sorted(places)]
+
+
+def proofs() -> dict[str, Proof]:
+    """Return a proof of Ana's second change with its rows, and one that Ben was counted."""
+    made, outline = _history(), certificate().body.outline
+    leaves = _change_leaves(made["hashes"])
+    at = leaves.index(change_leaf(ANA_LOG, 1, made["hashes"][1]))
+    rows = Slice(TABLE.table_id, 0, made["rows"], ())
+    change = ChangeClaim(
+        ANA.member_id,
+        ANA_RUN,
+        made["headers"][1].encode(),
+        at,
+        len(leaves),
+        inclusion_path(leaves, at),
+        (rows,),
+    )
+    ids = sorted((ANA.member_id, BEN.member_id))
+    index = ids.index(BEN.member_id)
+    member = MemberClaim(BEN.member_id, index, inclusion_path([tree_leaf(each) for each in ids], index))
+    return {"proof_of_change": Proof(outline, None, change), "proof_of_member": Proof(outline, None, member)}
 
 
 def certificate() -> Certificate:
@@ -149,7 +172,7 @@ def certificate() -> Certificate:
         NO_CERTIFICATE,
         chain_root(()),
         cut.root(),
-        _changes_root(hashes),
+        tree_root(_change_leaves(hashes)),
         bytes([0x33]) * 32,
         cut.change_count,
         sum(header.payload_size for header in headers),
@@ -231,6 +254,8 @@ def format_vectors() -> dict[str, Any]:
         "certificate": certificate().encode(),
         "certificate_outline": pack(certificate().body.outline),
         "certificate_hash": certificate().hash,
+        "spark": Belief(certificate().body.outline, 2, 2).encode(),
+        **{name: proof.encode() for name, proof in proofs().items()},
         "row_leaf": row_leaf(("n1", None, "s\u00f8")),
         "table_node": table_node(TABLE.table_id, 1, row_leaf(("n1", None, "s\u00f8")), COLUMN_IDS),
     }

@@ -13,7 +13,9 @@ from klal.errors import SignatureError
 from klal.model.certificate import check_certificate
 from klal.model.header import Header
 from klal.model.keys import check_signature
+from klal.model.proof import check_proof
 from klal.model.ticket import decode_ticket
+from klal.rules.spark import decode_belief
 
 FOLDER = Path(__file__).parent
 
@@ -34,7 +36,7 @@ EDGES = json.loads((FOLDER / "ed25519_edge.json").read_text("utf-8"))
 
 @pytest.mark.parametrize("name", sorted(MAKER.files()))
 def test_regenerated_bytes_are_the_ones_in_the_file(name: str) -> None:
-    """ENC-1, HDR-1, PAY-2, SEA-1, RCP-1, FRN-3, MEM-3, CRT-1: a change of any is a new protocol version."""
+    """ENC-1, HDR-1, PAY-2, SEA-1, RCP-1, FRN-3, MEM-3, CRT-1, PRF-1, SPK-1: another of any is a new version."""
     assert MAKER.files()[name] == (FOLDER / name).read_text("utf-8")
 
 
@@ -42,6 +44,9 @@ def test_the_vectors_are_accepted() -> None:
     certificate = check_certificate(bytes.fromhex(FORMATS["certificate"]))
 
     assert certificate.hash.hex() == FORMATS["certificate_hash"]
+    for name in ("proof_of_change", "proof_of_member"):
+        assert check_proof(bytes.fromhex(FORMATS[name])).certificate == certificate.body.outline
+    assert decode_belief(bytes.fromhex(FORMATS["spark"])).outline.hash == certificate.hash
     assert decode_ticket(FORMATS["ticket"]).genesis.space_id.hex() == FORMATS["space_id"]
     for data in FORMATS["headers"]:
         assert Header.decode(bytes.fromhex(data)).encode().hex() == data

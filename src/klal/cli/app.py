@@ -708,54 +708,114 @@ def diff(
 
 
 @app.command()
-def verify(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE|CERTIFICATE", exists=True, dir_okay=False, help="Told apart by content.")
-    ],
+def prove(
+    file: File,
+    what: Annotated[str | None, typer.Argument(metavar="[CHANGE|TABLE]", help="A change, or with KEY a table.")] = None,
+    key: Annotated[
+        str | None, typer.Argument(metavar="[KEY]", help="The row's key; of several columns, a JSON list.")
+    ] = None,
+    *,
+    to: Annotated[Path, typer.Option("--to", metavar="PROOF", dir_okay=False, help="Where the proof goes.")],
+    epoch: Annotated[
+        int | None, typer.Option("--epoch", min=0, help="Under the certificate of which epoch. [default: the newest]")
+    ] = None,
+    member: Annotated[str | None, typer.Option("--member", help="Prove that this member was counted.")] = None,
+    since: Annotated[
+        int | None, typer.Option("--since", min=0, help="Prove who named the certificate, to a spark of this epoch.")
+    ] = None,
+    payload: Annotated[bool, typer.Option("--payload", help="Show the change's payload too.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Check every hash, link and signature of a file.
+    """Prove one change, row, absent row or member by a small file.
 
-    Of a database, everything it holds; of a certificate, everything it says about itself.
+    Whoever has the hash of a certificate can check it, with nothing else. With neither of them it proves which
+    members signed for the certificate.
     """
-    from klal.cli import render
+    from klal.cli import proving
 
     out = Output(as_json=as_json)
+    proving.require_one(what, member, since, payload=payload, key=key)
+    with _open(file) as replica:
+        if member is not None:
+            proof = replica.prove.member(member, epoch=epoch)
+        elif what is None:
+            proof = replica.prove.named(epoch=epoch, since=since)
+        elif key is None:
+            proof = replica.prove.change(_full_change(replica, what), epoch=epoch, with_payload=payload)
+        else:
+            proof = replica.prove.row(what, proving.spelled(replica, what, key), epoch=epoch)
+    report = proving.written(to, proof)
+    out.answer(report, lambda out: proving.draw_written(out, report))
+    return Exit.DONE
+
+
+@app.command()
+def verify(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE|CERTIFICATE|PROOF...", exists=True, dir_okay=False, help="Told apart by content."),
+    ],
+    certificate: Annotated[
+        str | None,
+        typer.Option("--certificate", metavar="CERTIFICATE|HASH", help="Which certificate a proof must be under."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Check every hash, link and signature of what is given.
+
+    A database: everything it holds. A certificate: everything it says about itself; several of them as a chain;
+    with a database beside them, against its history. A proof: that what it claims follows from its certificate.
+    """
+    from klal.cli import proving, render
+
+    out = Output(as_json=as_json)
+    kinds = [proving.kind_of(path) for path in files]
+    proving.require_kinds(kinds, is_compared=certificate is not None)
     try:
-        report = _verify(file, out)
+        if kinds == ["proof"]:
+            report, draw = proving.verify_proof(files[0], certificate), proving.draw_proof
+        elif "certificate" in kinds:
+            named = [path for path, kind in zip(files, kinds, strict=True) if kind == "certificate"]
+            chain, report = proving.verify_certificates(named)
+            draw = proving.draw_certificates
+            if "file" in kinds:
+                with _open(files[kinds.index("file")]) as replica, out.progress("checking") as update:
+                    report = proving.compared(replica, chain, report, update)
+        else:
+            with _open(files[0]) as replica, out.progress("checking") as update:
+                report = replica.verify(progress=update).to_json()
+
+            def draw(out: Output, report: dict[str, Any]) -> None:
+                out.draw(render.verified(report))
     except BusyError:
         raise
     except (RefusedError, StoreError) as error:
         evidence = getattr(error, "evidence", None)
-        where = str(file) if evidence is None else evidence.hex() if isinstance(evidence, bytes) else str(evidence)
+        where = str(files[0]) if evidence is None else evidence.hex() if isinstance(evidence, bytes) else str(evidence)
         if as_json:
             out.json({"ok": False, "rule": error.rule, "what": str(error), "where": where})
             return Exit.FAILED
         raise
-    out.answer(report, lambda out: out.draw(render.verified(report)))
+    out.answer(report, lambda out: draw(out, report))
     return Exit.DONE
 
 
-def _verify(file: Path, out: Output) -> dict[str, Any]:
-    import klal as library
-    from klal.model.certificate import MAGIC
+@app.command()
+def spark(
+    state: Annotated[Path, typer.Argument(metavar="SPARK", dir_okay=False, help="The light client's own file.")],
+    items: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PROOF|CERTIFICATE]...", exists=True, dir_okay=False, help="What to show it."),
+    ] = None,
+    hashed: Annotated[
+        str | None, typer.Option("--hash", metavar="HEX", help="Begin: the certificate's hash, from whom you trust.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Check single changes and rows by proof, holding nothing but the outline of one certificate."""
+    from klal.cli import proving
 
-    if _begins_with(file, MAGIC):
-        certificate = library.check_certificate_file(file)
-        return {
-            "ok": True,
-            "changes": certificate.body.change_count,
-            "payloads": 0,
-            "receipts": 0,
-            "certificates": 1,
-            "epoch": certificate.epoch,
-            "hash": certificate.hash.hex(),
-            "grade": certificate.grade,
-            "members": sorted(witness.member.name for witness in certificate.witness),
-        }
-    with _open(file) as replica, out.progress("checking") as update:
-        checked: dict[str, Any] = replica.verify(progress=update).to_json()
-        return checked
+    return proving.run_spark(state, items or (), hashed, Output(as_json=as_json))
 
 
 @app.command()

@@ -442,12 +442,6 @@ def traffic(report: Json) -> RenderableType:
 
 def verified(report: Json) -> RenderableType:
     """Return what was checked and holds."""
-    if "epoch" in report:
-        what = f"the certificate of epoch {report['epoch']}, {report['grade']}"
-        changes = f"{counted(report['changes'], 'change')} of {listed(report['members'], 'nobody')}"
-        return Text.assemble(
-            ("everything holds: ", "bold green"), f"{what}, over {changes}", f"\nhash {report['hash']}"
-        )
     checked = [
         counted(report["changes"], "change"),
         counted(report["payloads"], "payload"),

@@ -440,6 +440,15 @@ def check_values(segment: Segment, row_count: int) -> None:
     _check_columns((*segment.key_columns, *segment.values), segment.kinds, row_count)
 
 
+def check_row(values: Sequence[Any]) -> None:
+    """Return if decoded values of one row are nothing but what SQLite can hold.
+
+    Raises:
+        MalformedError: PAY-5.
+    """
+    _check_columns([values], _kinds_of([values]), len(values))
+
+
 def _kinds_of(columns: Iterable[Sequence[Any]]) -> list[set[type]]:
     return [set(map(type, column)) for column in columns]
 

@@ -1,0 +1,94 @@
+"""What a replica can prove to somebody who has nothing but a certificate's hash."""
+
+from __future__ import annotations
+
+from klal.errors import UsageError
+from klal.model.proof import Proof
+from klal.model.schema import Key, Value
+from klal.reports import ChangeId
+from klal.rules.merge import ChangeRef
+from klal.store.proofs import prove_change, prove_member, prove_named, prove_row
+from klal.store.store import Store
+
+
+class Prover:
+    """Makes proofs from one replica's file: `replica.prove`.
+
+    A proof is a small value; `encode()` gives the bytes of its file, and `klal.check_proof` checks them.
+    Everywhere `epoch` is that of the certificate that whoever checks will know, by default the newest.
+
+    Raises:
+        IncompleteError: From any method, where that epoch is not complete here.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def change(self, change: ChangeId | str, *, epoch: int | None = None, with_payload: bool = False) -> Proof:
+        """Return the proof that a change is certified, by that epoch or one before it.
+
+        Args:
+            change: Which.
+            epoch: Under which certificate.
+            with_payload: Show its payload too, which may be large.
+
+        Raises:
+            UsageError: No such change here. IncompleteError: It is in no such cut, or its payload is not here.
+        """
+        wanted = ChangeId.parse(change) if isinstance(change, str) else change
+        with self._store.reading():
+            log = self._store.history.by_id.get(wanted.log_id)
+            if log is None or wanted.seq >= log.length:
+                raise UsageError(f"change {wanted} is not here")
+            return prove_change(self._store, ChangeRef(log.log, wanted.seq), epoch, with_payload=with_payload)
+
+    def row(self, table: str, key: Value | Key, *, epoch: int | None = None) -> Proof:
+        """Return the proof of what a row was at the close of an epoch, or that there was none with this key.
+
+        The second shows the rows on both sides of where it would stand, with their values.
+
+        Args:
+            table: Its name at that time.
+            key: The row's key: a value, or a tuple where several columns are the key.
+            epoch: Of which close.
+
+        Raises:
+            UsageError: No such table then. RefusedError: No key that the table could hold.
+        """
+        with self._store.reading():
+            return prove_row(self._store, table, key if isinstance(key, tuple) else (key,), epoch)
+
+    def member(self, member: str | bytes, *, epoch: int | None = None) -> Proof:
+        """Return the proof that a member was counted.
+
+        Args:
+            member: Its name, where one member alone has it, or its id.
+            epoch: In which epoch.
+
+        Raises:
+            UsageError: No such member, or not counted.
+        """
+        with self._store.reading():
+            return prove_member(self._store, self._member_id(member), epoch)
+
+    def named(self, *, epoch: int | None = None, since: int | None = None) -> Proof:
+        """Return the proof of who has signed that they computed a certificate.
+
+        Args:
+            epoch: Of the certificate.
+            since: Of one before it: the proof then takes a `Spark` from there to `epoch`.
+
+        Raises:
+            UsageError: `since` is not before `epoch`.
+        """
+        with self._store.reading():
+            return prove_named(self._store, epoch, since)
+
+    def _member_id(self, member: str | bytes) -> bytes:
+        names: dict[bytes, str] = dict(
+            self._store.connection.execute("SELECT member_id, name FROM klal_member").fetchall()
+        )
+        found = [each for each, name in names.items() if member in (name, each, each.hex())]
+        if len(found) != 1:
+            raise UsageError(f"{len(found)} members here are called {member!r:.80}, want one")
+        return found[0]
