@@ -10,6 +10,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from klal.errors import ForkError, RefusedError
 from klal.model.codec import tree_leaf
@@ -18,6 +19,7 @@ from klal.model.receipt import Receipt
 from klal.rules.admit import slice_count_of
 from klal.store.history import STATE_LACKING
 from klal.store.store import Store
+from klal.store.writer import paused
 from klal.sync.station import (
     Arrival,
     LogState,
@@ -131,7 +133,7 @@ class FileStation:
         if not store.in_transaction:
             store.begin(durable=True)
         try:
-            with store.translated():
+            with self._storing():
                 self._take(arrival)
         except ForkError:
             raise  # The evidence is kept, and nothing else was written.
@@ -151,7 +153,7 @@ class FileStation:
         if not store.in_transaction:
             store.begin(durable=True)
         try:
-            with store.translated():
+            with self._storing():
                 taken = store.intake.take_whole(log_id, slices)
         except BaseException:
             store.rollback()
@@ -159,6 +161,12 @@ class FileStation:
             raise
         self._note(len(taken))
         return taken
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        # What arrives is stored in klal's own tables, of which the hook would be told row by row.
+        with self._store.translated(), paused(self._store.writer.capture):
+            yield
 
     def _note(self, count: int) -> None:
         self._pending += count

@@ -291,6 +291,27 @@ def test_a_key_that_is_no_value_stops_nothing(fleet: Fleet) -> None:
     ]
 
 
+def test_a_key_that_stands_twice_in_a_later_life_has_no_effect_anywhere(fleet: Fleet) -> None:
+    """PAY-4, T7: whether or not anything here could meet it, or two replicas would say two things."""
+    fleet.join("cal")
+    fleet["ana"].execute("CREATE TABLE t(k TEXT PRIMARY KEY, v INT)")
+    fleet.gather()
+    writer = fleet["ana"]._store.writer
+    table = fleet["ana"]._store.catalog.named("t")
+    twice = encode_segment(Segment(Kind.INSERT, table.value_ids, [["x", "x"]], [[1, 2]], [2, 2]))
+    with fleet["ana"]._store.writing():
+        writer.append([(table.table_id, bytes(16) + twice, 2)])
+    fleet["cal"].execute("INSERT INTO t VALUES('y', 1)")
+    fleet["cal"].execute("DELETE FROM t")
+    for name in ("ben", "cal"):
+        fleet.meet("ana", name)
+
+    for name in ("ben", "cal"):
+        assert fleet[name].query("SELECT * FROM t") == []
+        states = fleet[name].query("SELECT count(*) FROM klal_changes WHERE state = 'without effect'")
+        assert states == [(1,)]
+
+
 def test_no_trigger_of_the_users_fires_on_what_klal_writes(fleet: Fleet) -> None:
     """S36: a set in its one spelling, and a row that UNIQUE reveals, are nobody's writes."""
     typed = "tags TEXT ELEMENTS NOT NULL DEFAULT '[]'"

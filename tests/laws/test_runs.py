@@ -195,6 +195,10 @@ def update(key: str, mass: int) -> tuple[tuple[Any, ...], int]:
     return (("bird", Kind.UPDATE, ["mass"], [(key, mass, None)], 1), 1)
 
 
+# The same row as others write, by a shape that comes after theirs.
+BOTH = (("bird", Kind.UPDATE, ["mass", "note"], [("k1", 5, "x")], 1), 1)
+
+
 @given(changes, faults, locals_, st.lists(st.tuples(honest, clocks), max_size=4), locals_)
 @example([update("k0", 1), update("k1", 2), update("k0", 3), update("k2", 1)], [], [], [], [])
 @example([update("k0", 1), update("k7", 2), update("k1", 3)], [], [], [], [])
@@ -202,6 +206,7 @@ def update(key: str, mass: int) -> tuple[tuple[Any, ...], int]:
 @example([update("k0", 1), update("k1", 2), update("k2", 3)], [], [UPDATED], [], [])
 @example([update("k0", 1), update("k1", 2), update("k2", 3)], [], [], [update("k0", 1), update("k1", 4)], [UPDATED])
 @example([update("k0", 1), (("bird", Kind.UPDATE, ["mass"], [("k1", 4, None)], 2), 1), update("k2", 3)], [], [], [], [])
+@example([update("k0", 1), BOTH, update("k1", 7), update("k2", 3)], [], [], [], [])
 @settings(max_examples=100)
 def test_a_run_leaves_the_file_that_its_changes_leave_one_by_one(
     drawn: list[tuple[Any, ...]],

@@ -415,14 +415,14 @@ def _with_winner(
     if entry.life != merged.life:
         # A superseded life lost to a whole life and not to one write. To name one would need
         # the writers of cells that are not in the window, and so depend on the order.
-        return replace(entry, winner=None, winner_value=value)
+        return Entry(column, entry.change, entry.life, entry.value, None, value)
     winner = entry.winner if row.is_ended == merged.is_ended else None
     if merged.is_alive and column is not None and columns.of(column) is Merge.COUNTER:
         winner = winner if bases is None else bases[column].winner
     elif winner is None or _stands_against(write, entry, merged, sees):
         against = [other for other in everyone if _stands_against(other, entry, merged, sees)]
         winner = max(against, key=lambda other: other.order).change if against else winner
-    return replace(entry, winner=winner, winner_value=value)
+    return Entry(column, entry.change, entry.life, entry.value, winner, value)
 
 
 def _stands_against(other: Write, entry: Entry, merged: RowState, sees: Sees) -> bool:

@@ -11,6 +11,7 @@ Source:
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from klal.model.codec import tagged_hash
@@ -36,6 +37,7 @@ def order_stamp(unix_ms: int, not_after_ms: int, past_stamp_max: int) -> int:
     return max(min(unix_ms, not_after_ms), past_stamp_max + 1)
 
 
+@lru_cache(1024)
 def draw_of(space_id: bytes, certificate: bytes, member_id: bytes) -> bytes:
     """Return a member's place in ties, drawn anew by every certificate (ORD-2, W24)."""
     origin = space_id if certificate == NO_CERTIFICATE else certificate

@@ -11,7 +11,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import apsw
@@ -25,7 +25,7 @@ from klal.model.payload import Kind, Segment, decode_segments
 from klal.model.schema import PLAIN_TYPES, Key, Value, is_as_stored
 from klal.rules.cells import check_cells
 from klal.rules.closing import Cut, covers
-from klal.rules.merge import ChangeRef, Write, merge_write
+from klal.rules.merge import ChangeRef, Sees, Write, merge_write
 from klal.rules.order import OrderKey, draw_of, order_bytes, order_stamp
 from klal.store.catalog import Catalog, ColumnInfo, Table
 from klal.store.history import STATE_APPLIED, STATE_VOID, History, Log, Stored
@@ -302,21 +302,52 @@ class Applier:
             # A delete keeps an image, and a sum adds to what is there, so each row is read anyway. An update of
             # nothing but what was dropped changes no cell, and still says that the row lives.
             slow = set(segment.keys)
-        log_id = self._history.logs[ref.log].log_id
+        if slow:
+            _distinct(segment)
         fast = [row for row, key in enumerate(segment.keys) if key not in slow] if slow else range(segment.row_count)
         if fast and not self._write_blind(table, columns, segment, fast):
             slow = _distinct(segment)
-        for row, key in enumerate(segment.keys if slow else ()):
-            if key in slow:
-                cells = {column: values[row] for column, values in zip(segment.columns, segment.values, strict=True)}
-                write = Write(ref, order, segment.kind, segment.life(row), cells, segment.is_final, log_id)
-                was = self._rows.load(table, key)
-                window = self.window.writes(unseen, table, key) if unseen else []
-                now = merge_write(was, window, write, self._history.sees, table.merge_columns)
-                try:
-                    self._rows.save(table, key, was, now)
-                except (apsw.ConstraintError, apsw.TooBigError) as error:
-                    raise MalformedError(f"row does not fit its table: {error}", rule="APP-4") from error
+        if slow:
+            log_id = self._history.logs[ref.log].log_id
+            writes = [
+                (key, Write(ref, order, segment.kind, segment.life(row), cells, segment.is_final, log_id))
+                for row, (key, cells) in enumerate(zip(segment.keys, cells_of(segment), strict=True))
+                if key in slow
+            ]
+            self.merge_rows(table, writes, unseen)
+
+    def merge_rows(
+        self, table: Table, writes: Sequence[tuple[Key, Write]], unseen: Mapping[int, tuple[int, int]]
+    ) -> None:
+        """Merge row writes of different keys into what is there, each with what the window holds of its key.
+
+        Args:
+            unseen: The window of all these writes.
+
+        Raises:
+            MalformedError: APP-4.
+        """
+        changes = []
+        states = self._rows.load_all(table, [key for key, _ in writes])
+        for (key, write), was in zip(writes, states, strict=True):
+            window = self.window.writes(unseen, table, key) if unseen else []
+            now = merge_write(was, window, write, self._sees(write.change, unseen), table.merge_columns)
+            changes.append((key, was, now))
+        try:
+            self._rows.save_all(table, changes)
+        except (apsw.ConstraintError, apsw.TooBigError) as error:
+            raise MalformedError(f"row does not fit its table: {error}", rule="APP-4") from error
+
+    def _sees(self, change: ChangeRef, unseen: Mapping[int, tuple[int, int]]) -> Sees:
+        """Return `History.sees` for a change that is applied now: what it saw follows from what it did not."""
+
+        def sees(a: ChangeRef, b: ChangeRef) -> bool:
+            if a == change:
+                start, stop = unseen.get(b.log, (0, 0))
+                return b != change and not start <= b.seq < stop
+            return b != change and self._history.sees(a, b)
+
+        return sees
 
     def _write_blind(
         self, table: Table, columns: tuple[ColumnInfo, ...], segment: Segment, fast: Sequence[int]
@@ -369,6 +400,13 @@ def _distinct(segment: Segment) -> set[Key]:
     if len(keys) != len(segment.keys):
         raise MalformedError("segment writes a key twice", rule="PAY-4")
     return keys
+
+
+def cells_of(segment: Segment) -> Iterator[dict[bytes, Value]]:
+    """Yield the cells that each row writes: column id -> value."""
+    if not segment.columns:
+        return ({} for _ in range(segment.row_count))
+    return (dict(zip(segment.columns, row, strict=True)) for row in zip(*segment.values, strict=True))
 
 
 def insert_rows(

@@ -189,9 +189,9 @@ class Table:
         return "WHERE " + " AND ".join(f"{quote(column.name)} = ?" for column in self.key)
 
     @cached_property
-    def select_values(self) -> str:
-        """Reads the value columns of one row by key; the 1 keeps it valid without any."""
-        names = ", ".join(["1", *(quote(column.name) for column in self.values)])
+    def select_numbered(self) -> str:
+        """Reads the value columns of one row by a number and its key, after that number."""
+        names = ", ".join(["?", *(quote(column.name) for column in self.values)])
         return f"SELECT {names} FROM main.{quote(self.name)} {self.where_key}"
 
     @cached_property

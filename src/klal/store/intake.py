@@ -340,12 +340,12 @@ class Intake:
 
 def _are_whole(parts: Sequence[Part], pieces: Sequence[SliceOfPart]) -> bool:
     """True when these are all slices of a change with small parts, in order and with the right hashes (PAY-6)."""
-    if len(parts) != len(pieces) or sum(part.size for part in parts) > INLINE_SIZE_MAX:
+    if len(parts) != len(pieces):
         return False
-    return all(
-        piece.table_id == part.table_id
-        and piece.index == 0
-        and len(piece.data) == part.size
-        and tree_leaf(piece.data) == part.root
-        for part, piece in zip(parts, pieces, strict=True)
-    )
+    total = 0
+    for part, piece in zip(parts, pieces, strict=True):
+        total += part.size
+        is_it = piece.table_id == part.table_id and piece.index == 0 and len(piece.data) == part.size
+        if not is_it or total > INLINE_SIZE_MAX or tree_leaf(piece.data) != part.root:
+            return False
+    return True

@@ -1,9 +1,10 @@
 """Applying many small changes at once: a run of one log whose changes bring no news of others.
 
 Changes that name no past, no other epoch and no other certificate differ in nothing but
-what they write, so they share one window. Those that nothing here can conflict with, and
-whose keys no other change of the run writes, are written together; each of the others goes
-through `Applier.merge_part` in its turn.
+what they write, so they share one window. Their rows are sorted by table and key. Those that
+nothing here can conflict with, and whose keys no other change of the run writes, are written
+together. The others are merged together too: first the first write of each key, then the second.
+What depends on more than its key, as under UNIQUE, goes through `Applier.merge_part` in its turn.
 
 Law: a run leaves the file that `Applier.apply` of each change leaves. Where anything does
 not fit, `DoesNotFitError` asks for exactly that.
@@ -14,9 +15,10 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, compress
+from itertools import accumulate, repeat
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -25,7 +27,7 @@ from klal.model.codec import COLUMN_ID_SIZE
 from klal.model.header import ACTS_TABLE
 from klal.model.payload import Kind, Segment, check_values, decode_row, decode_segments
 from klal.model.schema import Key, Value
-from klal.rules.merge import ChangeRef
+from klal.rules.merge import ChangeRef, Write
 from klal.rules.order import OrderKey, draw_of, order_stamp
 from klal.store.apply import Applier, check_columns, insert_rows, sort_key
 from klal.store.catalog import Catalog, ColumnInfo, Table
@@ -37,84 +39,84 @@ RUN_COUNT_MAX = 1 << 15  # About 16 MB in memory, and as many dirty pages as the
 _SMALL_SIZE_MAX = 4096  # A larger payload has rows enough to gain nothing from its neighbours.
 
 
+class _Row(NamedTuple):
+    """One row write: which change of the run makes it, and how many of the run wrote its key before."""
+
+    number: int
+    turn: int
+    key: Key
+    values: Sequence[Value]
+    life: int
+
+
 @dataclass(slots=True)
 class _Shape:
-    """Rows of one kind over the same columns of one table, of several changes.
-
-    Shape:
-        numbers: places in the run of the changes, one per row, like `keys` and `values`.
-        table: None where rows of this shape cannot be written blind, whatever they are.
-    """
+    """Rows of one kind over the same columns of one table, of several changes."""
 
     kind: int
     column_ids: tuple[bytes, ...]
-    table: Table | None
-    numbers: list[int] = field(default_factory=list)
-    keys: list[Key] = field(default_factory=list)
-    values: list[Sequence[Value]] = field(default_factory=list)
+    is_final: bool
+    rows: list[_Row] = field(default_factory=list)
 
 
-class _Plan:
-    """What a run writes: rows by shape, and the changes that need a look of their own."""
+class _TablePlan:
+    """What a run writes to one table: rows by shape, in the order of the changes."""
 
-    def __init__(self, catalog: Catalog, lines: Sequence[Stored]) -> None:
-        self._tables = catalog.by_id
-        self._unbuilt = catalog.unbuilt
-        self.shapes: dict[tuple[bytes, int, bytes, int], _Shape] = {}
-        self.careful: set[int] = set()
-        self.writers: dict[bytes, dict[Key, int]] = {}  # table id -> key -> the first change that writes it
-        for number, stored in enumerate(lines):
-            for table_id, data in _parts(stored):
-                row = decode_row(data)
-                if row is None:
-                    self._add_segments(number, table_id, data)
-                else:
-                    self._add(number, table_id, *row)
+    def __init__(self) -> None:
+        self.parts: list[tuple[int, bytes]] = []  # (which change, its bytes)
+        self.shapes: dict[tuple[int, bytes, int, bool], _Shape] = {}
+        self.turns: dict[Key, int] = {}  # key -> how many changes of the run write it
 
-    def _add(self, number: int, table_id: bytes, kind: int, columns: bytes, key: Key, values: Sequence[Value]) -> None:
-        name = (table_id, kind, columns, len(key))
+    def read(self) -> None:
+        """Sort the rows of all parts.
+
+        Raises:
+            DoesNotFitError: A part cannot be read, or writes a key twice.
+        """
+        for number, data in self.parts:
+            row = decode_row(data)
+            if row is None:
+                self._add_segments(number, data)
+            else:
+                self._add(number, *row)
+
+    def _add(
+        self,
+        number: int,
+        kind: int,
+        columns: bytes,
+        key: Key,
+        values: Sequence[Value],
+        life: int = 1,
+        *,
+        is_final: bool = False,
+    ) -> None:
+        name = (kind, columns, len(key), is_final)
         shape = self.shapes.get(name)
         if shape is None:
-            shape = self.shapes[name] = self._shape(table_id, kind, columns)
-        if shape.table is None:
-            self.careful.add(number)
-        shape.numbers.append(number)
-        shape.keys.append(key)
-        shape.values.append(values)
-        writers = self.writers.setdefault(table_id, {})
-        first = writers.setdefault(key, number)
-        if first != number:
-            self.careful.add(first)
-            self.careful.add(number)
+            ids = tuple(columns[i : i + COLUMN_ID_SIZE] for i in range(0, len(columns), COLUMN_ID_SIZE))
+            shape = self.shapes[name] = _Shape(kind, ids, is_final)
+        turn = self.turns.get(key, 0)
+        self.turns[key] = turn + 1
+        shape.rows.append(_Row(number, turn, key, values, life))
 
-    def _add_segments(self, number: int, table_id: bytes, data: bytes) -> None:
-        try:
-            segments = list(decode_segments(data))
-        except RefusedError:
-            self.careful.add(number)
-            return
-        for segment in segments:
+    def _add_segments(self, number: int, data: bytes) -> None:
+        for segment in decode_segments(data):
+            if len(set(segment.keys)) < segment.row_count:
+                raise DoesNotFitError
             columns = b"".join(segment.columns)
-            if segment.lives is not None or len(set(segment.keys)) < len(segment.keys):
-                self.careful.add(number)
-            for row, key in enumerate(segment.keys):
-                self._add(number, table_id, segment.kind, columns, key, [values[row] for values in segment.values])
-        if len(segments) > 1:
-            self.careful.add(number)
+            rows = zip(*segment.values, strict=True) if segment.columns else repeat((), segment.row_count)
+            for row, (key, values) in enumerate(zip(segment.keys, rows, strict=True)):
+                self._add(number, segment.kind, columns, key, values, segment.life(row), is_final=segment.is_final)
 
-    def _shape(self, table_id: bytes, kind: int, columns: bytes) -> _Shape:
-        ids = tuple(columns[i : i + COLUMN_ID_SIZE] for i in range(0, len(columns), COLUMN_ID_SIZE))
-        table = self._tables.get(table_id)
-        is_blind = (
-            table is not None
-            and not table.uniques
-            and table.tab not in self._unbuilt
-            and len(set(ids)) == len(ids)
-            and table.by_id.keys() >= set(ids)
-            and (kind == Kind.INSERT or table.merge_columns.merges.keys().isdisjoint(ids))
-            and (kind == Kind.INSERT or (kind == Kind.UPDATE and bool(ids)))
+    def fits(self, table: Table) -> bool:
+        """True when every shape writes columns that the table has, each once, and does something."""
+        return all(
+            len(set(shape.column_ids)) == len(shape.column_ids)
+            and table.by_id.keys() >= set(shape.column_ids)
+            and (shape.kind != Kind.UPDATE or bool(shape.column_ids))
+            for shape in self.shapes.values()
         )
-        return _Shape(kind, ids, table if is_blind else None)
 
 
 class DoesNotFitError(Exception):
@@ -184,18 +186,17 @@ class Runs:
         vector = dict(self._history.head_vector(log))
         unseen = self._applier.window.unseen(vector)
         unseen.pop(log.log, None)
-        plan = _Plan(self._catalog, lines)
-        self._look(plan, unseen)
-        for shape in plan.shapes.values():
-            self._write_blind(shape, plan.careful)
-        for number in sorted(plan.careful):
-            stored = lines[number]
-            header = stored.header
-            stored.order_stamp = stamps[number]
-            draw = draw_of(self._history.space_id, header.certificate, log.member_id)
-            order = OrderKey(stamps[number], draw, self._history.hash_of(stored))
-            for table_id, data in _parts(stored):
-                self._applier.merge_part(ChangeRef(log.log, header.seq), order, table_id, data, unseen)
+        for table_id, plan in _plans(lines).items():
+            table = self._catalog.by_id.get(table_id)
+            if table is not None and self._is_plain(table):
+                plan.read()
+                if plan.fits(table):
+                    self._merge(log, lines, stamps, table, plan, unseen)
+                    continue
+            for number, data in plan.parts:
+                order = self._order(log, lines[number], stamps[number])
+                ref = ChangeRef(log.log, lines[number].header.seq)
+                self._applier.merge_part(ref, order, table_id, data, unseen)
         self._history.set_applied([(stamp, stored.lsn) for stamp, stored in zip(stamps, lines, strict=True)])
         log.applied_length += len(lines)
         log.order_stamp = stamps[-1]
@@ -209,58 +210,99 @@ class Runs:
             stamps.append(stamp)
         return stamps
 
-    def _look(self, plan: _Plan, unseen: dict[int, tuple[int, int]]) -> None:
-        """Find the changes that write a key of which something is remembered, or which the window holds."""
-        for table_id, writers in plan.writers.items():
-            table = self._catalog.by_id.get(table_id)
-            if table is None:
-                continue
-            met = self._applier.window.touched(unseen, table_id, writers)
-            met |= self._rows.keys_with_side(table, writers)
-            plan.careful.update(writers[key] for key in met)
+    def _order(self, log: Log, stored: Stored, stamp: int) -> OrderKey:
+        draw = draw_of(self._history.space_id, stored.header.certificate, log.member_id)
+        return OrderKey(stamp, draw, self._history.hash_of(stored))
 
-    def _write_blind(self, shape: _Shape, careful: set[int]) -> None:
-        table = shape.table
-        if table is None:
-            return
-        chosen = [number not in careful for number in shape.numbers]
-        keys = list(compress(shape.keys, chosen))
-        values = list(compress(shape.values, chosen))
-        if not keys:
-            return
-        cells = list(zip(*values, strict=True))
-        segment = Segment.of_keys(Kind(shape.kind), shape.column_ids, keys, cells)
-        check_values(segment, len(keys))
-        columns = check_columns(table, segment)
-        before = self._connection.total_changes()
-        self._write(table, columns, segment.kind, keys, values)
-        if self._connection.total_changes() - before != len(keys):
-            raise DoesNotFitError
+    def _is_plain(self, table: Table) -> bool:
+        """True where rows depend on their own key alone: nothing is hidden by UNIQUE, no index is waited for."""
+        return not (table.uniques or table.tab in self._catalog.unbuilt or self._rows.has_hidden(table))
 
-    def _write(
+    def _merge(
         self,
+        log: Log,
+        lines: Sequence[Stored],
+        stamps: Sequence[int],
         table: Table,
-        columns: tuple[ColumnInfo, ...],
-        kind: Kind,
-        keys: Sequence[Key],
-        values: Sequence[Sequence[Value]],
+        plan: _TablePlan,
+        unseen: dict[int, tuple[int, int]],
     ) -> None:
+        """Write the rows blind whose keys nothing can meet, and merge the others, those of different keys together."""
+        met = self._applier.window.touched(unseen, table.table_id, plan.turns)
+        met |= self._rows.keys_with_side(table, plan.turns)
+        met.update(key for key, count in plan.turns.items() if count > 1)
+        merged: dict[int, list[tuple[Key, Write]]] = {}
+        for shape in plan.shapes.values():
+            columns = _checked(table, shape)
+            # A DELETE keeps an image, and a sum adds to what is there, so each row is read anyway.
+            is_blind = shape.kind == Kind.INSERT or (
+                shape.kind == Kind.UPDATE and table.merge_columns.merges.keys().isdisjoint(shape.column_ids)
+            )
+            blind: list[_Row] = []
+            for row in shape.rows:
+                if is_blind and row.life == 1 and row.key not in met:
+                    blind.append(row)
+                    continue
+                stored = lines[row.number]
+                write = Write(
+                    ChangeRef(log.log, stored.header.seq),
+                    self._order(log, stored, stamps[row.number]),
+                    Kind(shape.kind),
+                    row.life,
+                    dict(zip(shape.column_ids, row.values, strict=True)),
+                    shape.is_final,
+                    log.log_id,
+                )
+                merged.setdefault(row.turn, []).append((row.key, write))
+            self._write_blind(table, Kind(shape.kind), columns, blind)
+        for _, writes in sorted(merged.items()):
+            place = _placing(key for key, _ in writes)
+            writes.sort(key=lambda write: place(write[0]))
+            self._applier.merge_rows(table, writes, unseen)
+
+    def _write_blind(self, table: Table, kind: Kind, columns: tuple[ColumnInfo, ...], rows: list[_Row]) -> None:
+        if not rows:
+            return
         # Sorted by key: neighbours share pages, of which a run touches many.
-        order = _by_key(keys)
+        place = _placing(row.key for row in rows)
+        rows.sort(key=lambda row: place(row.key))
+        before = self._connection.total_changes()
         if kind is Kind.INSERT:
-            lists = list(zip(*[(*keys[row], *values[row]) for row in order], strict=True))
+            lists = list(zip(*[(*row.key, *row.values) for row in rows], strict=True))
             insert_rows(self._connection, table, columns, lists)
         else:
-            rows = [(*values[row], *keys[row]) for row in order]
-            self._connection.executemany(table.update(columns), rows)
+            self._connection.executemany(table.update(columns), [(*row.values, *row.key) for row in rows])
+        if self._connection.total_changes() - before != len(rows):
+            raise DoesNotFitError
 
 
-def _by_key(keys: Sequence[Key]) -> list[int]:
-    """Return the rows in the order in which SQLite sorts their keys."""
+def _plans(lines: Sequence[Stored]) -> dict[bytes, _TablePlan]:
+    """Return what a run writes, by table."""
+    plans: dict[bytes, _TablePlan] = {}
+    for number, stored in enumerate(lines):
+        for table_id, data in _parts(stored):
+            plans.setdefault(table_id, _TablePlan()).parts.append((number, data))
+    return plans
+
+
+def _checked(table: Table, shape: _Shape) -> tuple[ColumnInfo, ...]:
+    """Return the columns that a shape writes, all of its rows' values checked together.
+
+    Raises:
+        RefusedError: PAY-5, APP-3, APP-4.
+    """
+    keys = [row.key for row in shape.rows]
+    values = list(zip(*[row.values for row in shape.rows], strict=True))
+    segment = Segment.of_keys(Kind(shape.kind), shape.column_ids, keys, values, is_final=shape.is_final)
+    check_values(segment, len(keys))
+    return check_columns(table, segment)
+
+
+def _placing(keys: Iterable[Key]) -> Callable[[Key], tuple[Any, ...]]:
+    """Return what gives each of `keys` the place where SQLite sorts it; texts alone sort as they are."""
     if all(type(value) is str for key in keys for value in key):
-        return sorted(range(len(keys)), key=lambda row: keys[row])
-    places = [tuple(map(sort_key, key)) for key in keys]
-    return sorted(range(len(keys)), key=lambda row: places[row])
+        return tuple
+    return lambda key: tuple(map(sort_key, key))
 
 
 def _parts(stored: Stored) -> Sequence[tuple[bytes, bytes]]:

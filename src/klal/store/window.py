@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from klal.errors import MalformedError
+from klal.model.codec import COLUMN_ID_SIZE
 from klal.model.header import ACTS_TABLE, lone_table
-from klal.model.payload import Segment, decode_keys, decode_row, decode_segments
-from klal.model.schema import Key
+from klal.model.payload import Kind, Segment, decode_keys, decode_row, decode_segments
+from klal.model.schema import Key, Value
 from klal.rules.merge import ChangeRef, Write
 from klal.rules.order import OrderKey, draw_of
 from klal.store.catalog import Table
@@ -67,15 +68,25 @@ class Window:
             change = ChangeRef(log.log, stored.header.seq)
             start, stop = unseen.get(change.log, (0, 0))
             if start <= change.seq < stop:
-                segment = self._segment(stored, table.table_id, index)
-                cells = {
-                    column: values[row]
-                    for column, values in zip(segment.columns, segment.values, strict=True)
-                    if column in table.by_id
-                }
-                order, life = order_key(self._history, log, stored), segment.life(row)
-                found.append(Write(change, order, segment.kind, life, cells, segment.is_final, log.log_id))
+                kind, life, cells, is_final = self._read(stored, table.table_id, index, row)
+                if not cells.keys() <= table.by_id.keys():
+                    cells = {column: value for column, value in cells.items() if column in table.by_id}
+                order = order_key(self._history, log, stored)
+                found.append(Write(change, order, kind, life, cells, is_final, log.log_id))
         return found
+
+    def _read(
+        self, stored: Stored, table_id: bytes, index: int, row: int
+    ) -> tuple[Kind, int, dict[bytes, Value], bool]:
+        """Return (kind, life, cells, is final) of one row write."""
+        lone = decode_row(stored.payload) if stored.payload is not None and lone_table(stored.header_bytes) else None
+        if lone is not None:
+            kind, ids, _, values = lone
+            columns = [ids[i : i + COLUMN_ID_SIZE] for i in range(0, len(ids), COLUMN_ID_SIZE)]
+            return Kind(kind), 1, dict(zip(columns, values, strict=True)), False
+        segment = self._segment(stored, table_id, index)
+        cells = {column: values[row] for column, values in zip(segment.columns, segment.values, strict=True)}
+        return segment.kind, segment.life(row), cells, segment.is_final
 
     def _load(self, unseen: Mapping[int, tuple[int, int]]) -> None:
         if self._count > _TOUCH_COUNT_MAX:
