@@ -65,7 +65,11 @@ def encode_ticket(ticket: Ticket) -> str:
     """Return the ticket as one line of text with a checksum."""
     data = pack(ticket)
     check = tagged_hash("klal/ticket/1", data)[:_CHECK_SIZE]
-    return PREFIX + base64.urlsafe_b64encode(check + data).decode().rstrip("=")
+    return _spelled(check + data)
+
+
+def _spelled(data: bytes) -> str:
+    return PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def decode_ticket(text: str) -> Ticket:
@@ -84,7 +88,8 @@ def decode_ticket(text: str) -> Ticket:
     except (binascii.Error, ValueError) as error:
         raise UsageError("this ticket has characters that no ticket has") from error
     check, data = data[:_CHECK_SIZE], data[_CHECK_SIZE:]
-    if check != tagged_hash("klal/ticket/1", data)[:_CHECK_SIZE]:
+    if check != tagged_hash("klal/ticket/1", data)[:_CHECK_SIZE] or _spelled(check + data) != text:
+        # The checksum is of what the text says, and base64 has letters that say the same.
         raise UsageError("this ticket is mistyped or cut short: its checksum does not match")
     ticket = unpack(data, Ticket, "ticket", TICKET_SIZE_MAX)
     _check_ticket(ticket)

@@ -47,7 +47,7 @@ from klal.store.apply import Applier
 from klal.store.behind import Behind, Finding
 from klal.store.catalog import Catalog
 from klal.store.epochs import Epochs
-from klal.store.file import alone, create_file, is_as_left, mark_left, translate, translated, unchecked
+from klal.store.file import alone, create_file, is_as_left, is_there, mark_left, translate, translated, unchecked
 from klal.store.history import STATE_HELD, History, Log
 from klal.store.home import Fence, Home, Identity
 from klal.store.intake import Intake
@@ -618,14 +618,8 @@ class Store:
         with self.writing(durable=True):
             self._append_acts(genesis)
 
-    def keep_ticket(self, ticket: Ticket) -> None:
-        """Keep the ticket of a member who returns, until it is known whether a join is needed."""
-        with self.writing(durable=True):
-            self._set_meta("ticket", pack(ticket))
-        self.is_returning = True
-
     def enter_if_waiting(self, *, is_writing: bool) -> None:
-        """Let a returning member enter, if it must.
+        """Let a member enter who is not in yet, if it must: one who returns, or whose joining was cut off.
 
         Where the space still knows the member there is nothing to write, and the file
         that came back is byte for byte in the others' history. It joins again before it
@@ -637,17 +631,18 @@ class Store:
         if not self.is_returning:
             return
         ticket = unpack(self._meta("ticket"), Ticket, "stored ticket", TICKET_SIZE_MAX)
+        self.apply_ready()  # Of a joining that was cut off the genesis may wait.
         has_met = self.history.applied_lengths().keys() != {self._founder_log().log}
         is_known = self.intake.is_member(self.member_id)
         if not has_met and not is_writing:
             return
-        if not (has_met and is_known):
-            self.enter(ticket)
-        with self.writing():
+        with self.writing(durable=True):
+            if not (has_met and is_known):
+                self._enter(ticket)
             self.connection.execute("DELETE FROM klal_meta WHERE name = 'ticket'")
         self.is_returning = False
 
-    def enter(self, ticket: Ticket) -> None:
+    def _enter(self, ticket: Ticket) -> None:
         """Write this member's join, with the tables the ticket knows, as its log's first change."""
         identity = self.identity
         assert identity is not None
@@ -655,12 +650,11 @@ class Store:
         if identity.key.member_id != ticket.genesis.founder:
             member_id = identity.key.member_id
             acts.insert(0, make_join(ticket.key, self.space_id, member_id, identity.name, ticket.invitation))
-        with self.writing(durable=True):
-            with unchecked(self.connection):
-                if ticket.schema:
-                    self.writer.declare_acts(ticket.schema)
-            if acts:
-                self._append_acts(*acts)
+        with unchecked(self.connection):
+            if ticket.schema:
+                self.writer.declare_acts(ticket.schema)
+        if acts:
+            self._append_acts(*acts)
 
     def _append_acts(self, *acts: Act) -> None:
         for act in acts:
@@ -851,6 +845,9 @@ def opened_store(connection: Connection, path: Path, home: Home, world: World, m
         DamagedError: What lies in it contradicts itself. UsageError, StoreError, RefusedError.
     """
     try:
+        if connection.execute("SELECT max(lsn) FROM klal_change").get is None:
+            # A space begins with its genesis, so whoever made this was cut off before it.
+            raise DamagedError(f"{path} was not made to its end", hint="remove it, and make it again")
         return Store(connection, path, home, world, member_name)
     except apsw.Error as error:
         raise translate(error, path) from error
@@ -878,10 +875,8 @@ def join_space(path: Path, home: Home, world: World, ticket: Ticket, name: str) 
 
     def begin(store: Store) -> None:
         store.apply_ready()
-        if returning:
-            store.keep_ticket(ticket)
-        else:
-            store.enter(ticket)
+        if not returning:
+            store.enter_if_waiting(is_writing=True)
 
     return _make(path, home, world, genesis, identity, ticket, begin)
 
@@ -895,14 +890,20 @@ def _make(
     ticket: Ticket | None,
     begin: Callable[[Store], None],
 ) -> Store:
-    """Create a file and let `begin` write its first change; on any failure no file is left."""
+    """Create a file and let `begin` write its first change; on any failure no file is left.
+
+    The key comes first: a file whose key was never kept is nobody's.
+    """
+    if is_there(path):
+        raise UsageError(f"{path} exists already")
+    home.save_identity(genesis.space_id, identity)
     connection = create_file(path)
     try:
         with translated(path), connection:
             _write_origin(connection, genesis, identity.key.member_id)
             if ticket is not None:
                 _write_genesis(connection, ticket, genesis.space_id)
-        home.save_identity(genesis.space_id, identity)
+                connection.execute("INSERT INTO klal_meta VALUES('ticket', ?)", (pack(ticket),))
         store = Store(connection, path, home, world, identity.name)
         store.behind.is_suspect = False  # Nobody but this has ever written it.
         begin(store)
@@ -921,7 +922,7 @@ def _write_origin(connection: Connection, genesis: Genesis, member_id: bytes) ->
 
 
 def _write_genesis(connection: Connection, ticket: Ticket, space_id: bytes) -> None:
-    """Store the genesis change that the ticket carries, held under its seal."""
+    """Store the genesis change that the ticket carries, held under its seal, and enter the founder."""
     history = History(connection, space_id)
     founder = ticket.genesis.founder
     log = history.add_log(log_id_of(space_id, founder, ticket.incarnation), founder, ticket.incarnation)
@@ -931,3 +932,5 @@ def _write_genesis(connection: Connection, ticket: Ticket, space_id: bytes) -> N
     log.payload_length = 1
     history.add_seal(log, Seal(log.log_id, 1, hashed, ticket.genesis_seal))
     history.save_log(log)
+    row = (founder, ticket.genesis.founder_name, log.log_id, 0, None, None)
+    connection.execute("INSERT INTO klal_member VALUES(?,?,?,?,?,?)", row)
