@@ -7,7 +7,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,15 @@ from typing import Any
 
 import apsw
 
-from klal.errors import DamagedError, MalformedError, MembershipError, ReadOnlyError, UsageError
+from klal.errors import (
+    DamagedError,
+    KlalError,
+    MalformedError,
+    MembershipError,
+    ReadOnlyError,
+    StoreError,
+    UsageError,
+)
 from klal.model.acts import (
     Act,
     AddColumn,
@@ -277,6 +285,15 @@ class Store:
                 self._run("COMMIT -- klal")
                 self._data_version = self.connection.data_version()
                 self.begin()
+        except (apsw.Error, StoreError) as error:
+            self._undo()
+            # The fence may be passed at home and not here, or a log begun that is not in the file.
+            self._is_fenced = False
+            with suppress(apsw.Error, KlalError):
+                self.refresh()
+            if isinstance(error, apsw.Error):
+                raise translate(error, self.path) from error
+            raise
         except BaseException:
             self._undo()
             raise
