@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from klal.errors import UsageError
+from klal.errors import StoreError, UsageError
 from klal.model.certificate import Certificate
 from klal.model.codec import HASH_SIZE
 from klal.model.schema import Key, Value
@@ -363,8 +363,15 @@ class Closed:
         return tuple(member_id for member_id, _ in self.certificate.body.retired)
 
     def write(self, path: str | Path) -> None:
-        """Write the certificate as a file of its own."""
-        Path(path).write_bytes(self.certificate.encode())
+        """Write the certificate as a file of its own.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
+        try:
+            Path(path).write_bytes(self.certificate.encode())
+        except OSError as error:
+            raise StoreError(f"{path} could not be written: {error.strerror or error}") from error
 
     def to_json(self) -> dict[str, Any]:
         return {
