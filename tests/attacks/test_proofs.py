@@ -14,7 +14,7 @@ from klal.model.merkle import consistency_path, inclusion_path
 from klal.model.proof import PROOF_MAGIC, Earlier, NamedClaim, Proof
 from klal.model.proof import check_proof as checked
 from klal.model.receipt import Statement, make_receipt
-from klal.model.roots import chain_root, members_root
+from klal.model.roots import chain_root, members_root, row_leaf, table_node
 from klal.rules.chain import check_against, check_chain
 from klal.spark import Spark
 from tests.helpers.books import EPOCH_COUNT, books, chain_of, proofs_of
@@ -165,13 +165,33 @@ def test_a_row_that_is_there_cannot_be_shown_to_be_absent(proofs, closed):
         assert caught.value.rule == "PRF-5"
 
 
-def test_a_value_that_no_row_can_hold_is_refused_and_never_shown(proofs):
-    """PRF-4, T42: what a foreign outline vouches for is looked at too."""
+@pytest.mark.parametrize("value", [[1], {"a": 1}, float("nan"), 1 << 63, True])
+def test_a_value_that_no_row_can_hold_is_refused_and_never_shown(proofs, value):
+    """PRF-4, PAY-5, T42: also where a made-up certificate vouches for it."""
     proof = proofs["row"]
-    for value in ([1], {"a": 1}, float("nan"), 1 << 63, True):
-        values = (*proof.claim.row.values[:-1], value)
-        with pytest.raises(RefusedError):
-            checked(replace(proof, claim=replace(proof.claim, row=replace(proof.claim.row, values=values))).encode())
+    values = (*proof.claim.row.values[:-1], value)
+    root = row_leaf(values)
+    table = replace(proof.claim.table, row_count=1, root=root, index=0, count=1, path=())
+    node = table_node(table.definition.table_id, 1, root, table.columns)
+    claim = replace(proof.claim, table=table, row=replace(proof.claim.row, index=0, values=values, path=()))
+
+    with pytest.raises(RefusedError) as caught:
+        checked(Proof(replace(proof.certificate, rows_root=node), None, claim).encode())
+    assert caught.value.rule == "PAY-5"
+
+
+def test_who_named_a_certificate_is_shown_by_valid_receipts_and_a_chain_that_goes_on(proofs):
+    """PRF-7, T19: no forged signature, no receipt twice, no other past."""
+    proof = proofs["named since"]
+    (body, signature), *rest = proof.claim.receipts
+    for fields, rule in (
+        ({"receipts": ((body, bytes(64)), *rest)}, "KEY-1"),
+        ({"receipts": ((body, signature), (body, signature), *rest)}, "PRF-7"),
+        ({"earlier": replace(proof.claim.earlier, consistency=())}, "PRF-7"),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            checked(replace(proof, claim=replace(proof.claim, **fields)).encode())
+        assert caught.value.rule == rule
 
 
 # -- chains of certificates ------------------------------------------------------------------
@@ -373,16 +393,22 @@ def test_a_spark_is_not_moved_back_or_to_another_space(closed, chain, spark):
 
 
 def test_members_who_sign_for_two_certificates_are_found(closed, chain, spark):
-    """T23: the two hashes are the evidence."""
+    """T23: the two hashes are the evidence. One of another space is none."""
     light = spark(3)
-    outline = replace(chain[3].body.outline, rows_root=bytes(32))
     members = tuple(witness.member.member_id for witness in chain[3].witness)
     key = closed["ana"]._store.identity.key
-    receipt = make_receipt(key, outline.space_id, Statement(key.member_id, bytes(16), 1, 1, (), (), outline.hash))
 
+    def named(**fields):
+        outline = replace(chain[3].body.outline, **fields)
+        receipt = make_receipt(key, outline.space_id, Statement(key.member_id, bytes(16), 1, 1, (), (), outline.hash))
+        return Proof(outline, None, NamedClaim(None, members, ((receipt.body, receipt.signature),)))
+
+    other = named(rows_root=bytes(32))
     with pytest.raises(ForkError) as caught:
-        light.check(Proof(outline, None, NamedClaim(None, members, ((receipt.body, receipt.signature),))).encode())
-    assert caught.value.evidence == (chain[3].hash, outline.hash)
+        light.check(other.encode())
+    assert caught.value.evidence == (chain[3].hash, other.certificate.hash)
+    with pytest.raises(LinkError, match="another space"):
+        light.check(named(space_id=bytes(32)).encode())
 
 
 def test_whatever_bit_of_a_sparks_file_is_flipped_it_is_another_belief_or_none(spark):
