@@ -4,6 +4,7 @@
       UsageError         you called it wrongly                 fix your code
         ConstraintError  UnsupportedError
       IncompleteError    asked for more than is held here      .missing, .waiting_for; sync and ask again
+      CopiesError        too few full copies would be left     .waiting_for; nothing was dropped
       RefusedError       foreign bytes broke a rule            .rule, .evidence; nothing was stored
         MalformedError  SignatureError  LinkError  ForkError  MembershipError
       StoreError         the disk or the file                  .hint
@@ -92,6 +93,22 @@ class IncompleteError(KlalError):
         self.missing = tuple(missing)
         self.waiting_for = tuple(waiting_for)
         self.epoch = epoch
+
+
+class CopiesError(KlalError):
+    """Fewer full copies would be left than are wanted, or others rely on the one here. Nothing was dropped.
+
+    Args:
+        message: What was wanted, and what is known.
+        waiting_for: The members whose word could change that, each with the reason.
+        hint: As in `KlalError`.
+    """
+
+    waiting_for: tuple[Any, ...]
+
+    def __init__(self, message: str, *, waiting_for: Iterable[Any] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint, rule="CMP-7")
+        self.waiting_for = tuple(waiting_for)
 
 
 class RefusedError(KlalError):

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 
 from klal.errors import ForkError, RefusedError
 from klal.model.codec import tree_leaf
-from klal.model.header import lone_table
+from klal.model.header import ACTS_TABLE, lone_table
 from klal.model.receipt import Receipt
 from klal.rules.admit import slice_count_of
-from klal.store.history import STATE_LACKING
+from klal.store.history import STATE_LACKING, lacks_payload
 from klal.store.store import Store
 from klal.store.writer import paused
 from klal.sync.station import (
@@ -74,7 +74,14 @@ class FileStation:
         waiting = [LogState(*each, payload_length=0) for each in self._store.intake.waiting()]
         logs = sorted(self._store.history.logs.values(), key=lambda log: log.log)
         return [
-            LogState(log.log_id, log.member_id, log.incarnation, log.length, log.head_hash, log.payload_length)
+            LogState(
+                log.log_id,
+                log.member_id,
+                log.incarnation,
+                log.length,
+                log.head_hash,
+                self._store.history.wants_from(log),
+            )
             for log in logs
             if log.length
         ] + waiting
@@ -108,6 +115,8 @@ class FileStation:
                 yield PartSlice(log_id, seq, table_id, 0, stored.payload)
                 continue
             for index, part in enumerate(stored.header.parts):
+                if lacks_payload(stored.state) and part.table_id != ACTS_TABLE:
+                    break  # Compacted: its acts come first, and are all that is here.
                 slices = list(history.slices(stored, index))
                 if slice_count_of(part) > 1:
                     leaves = tuple(tree_leaf(data) for _, data in slices)

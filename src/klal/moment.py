@@ -15,7 +15,7 @@ Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -313,7 +313,9 @@ class Moments:
         Raises:
             IncompleteError: Otherwise, with what is missing.
         """
-        logs = self._history.logs
+        logs, base = self._history.logs, self._history.base
+        if base is not None and any(lengths.get(log, 0) < length for log, length in base.lengths):
+            raise compacted(self._store, "this moment lies", {logs[log].log_id for log in lengths})
         if all(logs[index].payload_length >= length for index, length in lengths.items()):
             return
         missing = self._missing({logs[index].log_id: length for index, length in lengths.items()})
@@ -393,6 +395,20 @@ class Moments:
         return None
 
 
+def compacted(store: Store, what: str, log_ids: Collection[bytes]) -> IncompleteError:
+    """Return the refusal to answer from payloads that were put down, naming who holds them (CMP-6)."""
+    dropped = [each for each in Survey(store).coverage().dropped if each.log_id in log_ids]
+    holders = sorted({holder for each in dropped for holder in each.holders})
+    base = store.history.base
+    assert base is not None, "only a compacted file has put payloads down"
+    return IncompleteError(
+        f"{what} below epoch {base.epoch}, whose payloads were compacted here;"
+        f" {', '.join(holders) or 'nobody known'} can answer",
+        missing=dropped,
+        epoch=base.epoch,
+    )
+
+
 def _unix_ms(time: datetime) -> int:
     """Return a time in milliseconds; without a zone it is UTC."""
     known = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
@@ -412,6 +428,10 @@ def versions(store: Store, table_name: str, key: Value | Key) -> list[Version]:
     parts = key if isinstance(key, tuple) else (key,)
     if len(parts) != len(table.key):
         raise UsageError(f"table {table.name} has {len(table.key)} key columns, found {len(parts)} values")
+    for log in history.logs.values() if history.base is not None else ():
+        for seq in history.dropped(log):
+            if any(part.table_id == table.table_id for part in history.read(ChangeRef(log.log, seq)).header.parts):
+                raise compacted(store, f"writes of table {table.name} lie", {log.log_id})
     bare: BareKey = parts[0] if len(parts) == 1 else parts
     state, done = RowState(), list[Write]()
     found: list[tuple[Write, int, dict[str, Value] | None]] = []

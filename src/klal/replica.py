@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from klal.compaction import compact, warnings
 from klal.errors import IncompleteError, KlalError, LinkError, ReadOnlyError, UsageError
 from klal.file_station import FileStation
 from klal.mend import Healed, mend, store_at
@@ -25,6 +26,7 @@ from klal.prove import Prover
 from klal.reports import (
     ChangeId,
     Closed,
+    Compacted,
     Conflict,
     Coverage,
     Finished,
@@ -441,7 +443,8 @@ class Replica:
     def status(self) -> Status:
         """Return where this replica stands, computed from what is stored in the file."""
         with self._store.reading():
-            return self._survey().status()
+            status = self._survey().status()
+            return replace(status, warnings=(*status.warnings, *warnings(self._store)))
 
     def coverage(self) -> Coverage:
         """Return how much of what is known of is held here."""
@@ -671,6 +674,28 @@ class Replica:
                 )
             return Closed(number, certificate, survey.epoch_state(number))
 
+    def compact(self, epoch: int | None = None, *, keep: int = 2, progress: OnProgress | None = None) -> Compacted:
+        """Put down the rows' payloads below the cut of a closed epoch, so that the file shrinks to about its rows.
+
+        Headers, seals and acts stay, so history is still proven link by link, and an image of the
+        state at the cut takes the payloads' place. From then on this replica is a `part`: moments
+        before the cut can be read where a full copy is. Late changes that must be compared with
+        what went wait until it is brought again, which any sync with a full copy does.
+
+        The first call asks the others to show that they hold what would go. Question and answers
+        travel with the receipts, so sync, let them sync, sync again, and call it again.
+
+        Args:
+            epoch: Below which; by default the newest that is closed.
+            keep: How many other members must have shown a full copy, and promised to keep it.
+
+        Raises:
+            IncompleteError: The epoch is not closed or not stable, or too few have answered yet;
+                `.waiting_for` says who.
+            CopiesError: So many full copies are not known to exist, or others rely on this one.
+        """
+        return compact(self._store, epoch, keep, progress)
+
     # -- writes behind klal's back -------------------------------------------------------
 
     def foreign_writes(self) -> list[ForeignWrite]:
@@ -725,7 +750,8 @@ class Replica:
             if true is None:
                 raise IncompleteError(f"epoch {given.epoch} is not complete in this file", epoch=given.epoch)
             check_against(given, true)
-        return Verified(counts.changes, counts.payloads, counts.receipts, counts.certificates)
+        epoch = None if counts.base is None else counts.base.epoch
+        return Verified(counts.changes, counts.payloads, counts.receipts, counts.certificates, epoch)
 
     def heal(self, *, rows: Literal["ask", "adopt", "undo"] = "ask", progress: OnProgress | None = None) -> Healed:
         """Make a whole file of this damaged one, from what is good of its signed history.

@@ -191,6 +191,8 @@ class Coverage:
         held, known: changes whose header is here / that any signed statement here names.
         payloads_held, payloads_known: the same for payloads.
         as_of_unix_ms: when a session last brought word from elsewhere; None if never.
+        dropped: payloads that `compact` put down here, and who is known to hold them; they are not wanted.
+        compacted_epoch: the epoch below whose cut they were; None where this file was never compacted.
     """
 
     held: int
@@ -199,11 +201,13 @@ class Coverage:
     payloads_known: int
     missing: tuple[Missing, ...]
     as_of_unix_ms: int | None
+    dropped: tuple[Missing, ...] = ()
+    compacted_epoch: int | None = None
 
     @property
     def is_whole(self) -> bool:
-        """True when nothing that is known of is missing."""
-        return not self.missing
+        """True when nothing that is known of is missing, and nothing was put down."""
+        return not self.missing and not self.dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +235,7 @@ class MemberStatus:
     """One member as this replica knows it.
 
     Shape:
-        state: "whole", "behind" or "unknown", by the member's newest receipt.
+        state: "whole", "part" (it has compacted), "behind" or "unknown", by the member's newest receipt.
         last_seen_unix_ms: when that receipt was signed, by the member's clock; None if never.
         finished: whether the member has finished the epoch that status shows.
     """
@@ -320,6 +324,9 @@ class Status:
             "standing": self.standing,
             "headers": {"held": coverage.held, "known": coverage.known},
             "payloads": {"held": coverage.payloads_held, "known": coverage.payloads_known},
+            "compacted": None
+            if coverage.compacted_epoch is None
+            else {"epoch": coverage.compacted_epoch, "payloads": sum(each.change_count for each in coverage.dropped)},
             "root": self.root.hex(),
             "as_of_unix_ms": coverage.as_of_unix_ms,
             "members": [member.to_json() for member in self.members],
@@ -381,6 +388,33 @@ class Closed:
             "grade": self.grade,
             "without": [member_id.hex() for member_id in self.without],
             "state": self.state,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What a compaction did.
+
+    Shape:
+        epoch: below whose cut payloads were put down.
+        change_count: of how many changes, now; 0 where it had been done before.
+        size_before, size: bytes of the file.
+        keepers: the members whose full copies this file relies on.
+    """
+
+    epoch: int
+    change_count: int
+    size_before: int
+    size: int
+    keepers: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "changes": self.change_count,
+            "bytes_before": self.size_before,
+            "bytes": self.size,
+            "keepers": list(self.keepers),
         }
 
 
@@ -634,18 +668,26 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """How much was proven."""
+    """How much was proven.
+
+    Shape:
+        compacted_epoch: of a compacted file, the epoch whose certified rows were taken on trust: that its
+            certificate names them was checked, and not that they follow from the history before it.
+    """
 
     changes: int
     payloads: int
     receipts: int
     certificates: int
+    compacted_epoch: int | None = None
 
     def to_json(self) -> dict[str, Any]:
+        compacted = {} if self.compacted_epoch is None else {"compacted": {"epoch": self.compacted_epoch}}
         return {
             "ok": True,
             "changes": self.changes,
             "payloads": self.payloads,
             "receipts": self.receipts,
             "certificates": self.certificates,
+            **compacted,
         }

@@ -43,9 +43,9 @@ from klal.reports import (
     Waiting,
 )
 from klal.rules.closing import Cut
-from klal.rules.coverage import Gap, Held, gaps, space_state, stable_lengths
+from klal.rules.coverage import Gap, Held, gaps, holders_of, prefix_of, space_state, stable_lengths
 from klal.rules.merge import ChangeRef
-from klal.store.history import STATE_LACKING, STATE_VOID, Stored
+from klal.store.history import STATE_VOID, STATE_VOID_DROPPED, Stored, lacks_payload, outcome_of
 from klal.store.resolve import hidden_id_of, lines
 from klal.store.store import Store
 
@@ -89,7 +89,33 @@ class Survey:
         """
         if len(self.names) < 2:
             return {}
-        return stable_lengths(self.names, self.claims, self.held)
+        return stable_lengths(self.names, self.claims, self.held, self.copies)
+
+    @cached_property
+    def copies(self) -> dict[bytes, dict[bytes, list[range]]]:
+        """What members signed for holding with its payloads; one's own share is what lies in this file."""
+        ids = {index: log.log_id for index, log in self._history.logs.items()}
+        cuts = {
+            closed.certificate_hash: {ids[log]: length for log, length in closed.cut.lengths.items()}
+            for closed in self._store.applier.closed
+        }
+        copies = self._store.knowledge.copies(cuts)
+        # Whoever sealed a log up to here held it then: the author is a holder beyond any receipt.
+        statements = [receipt.statement for receipt in self._store.knowledge.receipts().values()]
+        compacted = {each.member_id for each in statements if each.copy.compacted != NO_CERTIFICATE}
+        for log_id, held in self.held.items():
+            if held.member_id is not None:
+                logs = copies.setdefault(held.member_id, {})
+                if held.member_id not in compacted:
+                    logs.setdefault(log_id, []).append(range(held.length))
+                else:
+                    logs[log_id] = [range(each.start, held.length) for each in logs.get(log_id, ())]
+        copies[self._me] = {log_id: _without(held) for log_id, held in self.held.items() if held.length}
+        return copies
+
+    @cached_property
+    def _copies_of_others(self) -> dict[bytes, dict[bytes, list[range]]]:
+        return {member: logs for member, logs in self.copies.items() if member != self._me}
 
     @cached_property
     def gaps(self) -> list[Gap]:
@@ -100,7 +126,7 @@ class Survey:
             if log.member_id is not None and log.member_id != self._me:
                 lengths = others.setdefault(log.member_id, {})
                 lengths[log_id] = max(lengths.get(log_id, 0), log.length)
-        found = gaps(self.held, others)
+        found = gaps(self.held, others, self._copies_of_others)
         if not any(gap.what == "headers" for gap in found):
             # A header names what it had seen, though nobody's receipt says in which log that lies.
             for member_id, count in sorted(self._store.knowledge.unknown_past().items()):
@@ -127,8 +153,22 @@ class Survey:
             )
             for gap in self.gaps
         )
+        dropped = tuple(
+            Missing(
+                self.name(log.member_id),
+                log.member_id or b"",
+                log_id,
+                seqs.start,
+                seqs.stop,
+                "payloads",
+                tuple(sorted(map(self.name, holders_of(self._copies_of_others, log_id, seqs.start)))),
+            )
+            for log_id, log in self.held.items()
+            for seqs in log.dropped
+        )
         logs = self.held.values()
         known = sum(log.known_length for log in logs) + sum(len(gap.seqs) for gap in self.gaps if not gap.log_id)
+        base = self._history.base
         return Coverage(
             sum(log.length for log in logs),
             known,
@@ -136,6 +176,8 @@ class Survey:
             known,
             missing,
             self._store.contact_unix_ms,
+            dropped,
+            None if base is None else base.epoch,
         )
 
     def who_has(self, change: ChangeId) -> Holders:
@@ -165,8 +207,10 @@ class Survey:
             log = self._history.by_id.get(change.log_id)
             if log is None or change.seq >= log.length:
                 return False
-            return self._history.read(ChangeRef(log.log, change.seq)).state != STATE_LACKING
-        return lengths.get(change.log_id, 0) > change.seq
+            return not lacks_payload(self._history.read(ChangeRef(log.log, change.seq)).state)
+        if lengths.get(change.log_id, 0) <= change.seq:
+            return False
+        return change.log_id not in self.held or member_id in holders_of(self.copies, change.log_id, change.seq)
 
     # -- epochs ------------------------------------------------------------------------------
 
@@ -236,11 +280,13 @@ class Survey:
         closed = self._store.applier.closed
         if epoch >= len(closed):
             return "open"
-        return "complete" if self._unnamed(epoch) else "closed"
+        return "complete" if self.unnamed(epoch) else "closed"
 
-    def _unnamed(self, epoch: int) -> tuple[Waiting, ...]:
-        """Return the counted members not known to name the certificate of a complete epoch."""
+    def unnamed(self, epoch: int) -> tuple[Waiting, ...]:
+        """Return the counted members not known to name the certificate of an epoch, if that is complete here."""
         closed = self._store.applier.closed
+        if epoch >= len(closed):
+            return ()
         # A later certificate is made only upon this one, so naming it names this one too.
         later = {each.certificate_hash for each in closed[epoch:]}
         naming = {
@@ -260,7 +306,7 @@ class Survey:
         for each in closed:
             number = each.cut.epoch
             if self.epoch_state(number) == "complete":
-                return EpochStatus(number, "complete", self._unnamed(number))
+                return EpochStatus(number, "complete", self.unnamed(number))
         number = len(closed)
         if closed and self._is_within(closed[-1].cut):
             return EpochStatus(number - 1, "closed", ())
@@ -285,9 +331,10 @@ class Survey:
         state = space_state(
             is_alone=not heard,
             # Another branch of a log, which a member signed for, is known of and not here.
-            is_whole=coverage.is_whole and not store.knowledge.other_branches(),
+            is_whole=not coverage.missing and not store.knowledge.other_branches(),
             is_stable=stable_count == known,
             is_closed=epoch.state == "closed",
+            is_part=bool(coverage.dropped),
         )
         connection = store.connection
         return Status(
@@ -323,8 +370,11 @@ class Survey:
             if lengths is None:
                 state = "unknown"
             else:
-                is_whole = all(lengths.get(log_id, 0) >= log.known_length for log_id, log in self.held.items())
-                state = "whole" if is_whole else "behind"
+                has_all = all(lengths.get(log_id, 0) >= log.known_length for log_id, log in self.held.items())
+                copies = self.copies.get(member_id, {})
+                reach = {log_id: prefix_of(copies.get(log_id, ())) for log_id in self.held}
+                is_whole = all(reach[log_id] >= log.known_length for log_id, log in self.held.items())
+                state = ("whole" if is_whole else "part") if has_all else "behind"
             finished = self._store.epochs.finished(member_id) > epoch
             found.append(MemberStatus(member_id, name, state, newest.get(member_id), finished))
         return tuple(found)
@@ -357,7 +407,7 @@ class Survey:
         ).fetchall():
             warnings.append(f"a ticket for {meant} members was used by {used}, {name!r} among them")
         for (lsn,) in connection.execute(
-            "SELECT lsn FROM klal_change WHERE state = ? ORDER BY lsn", (STATE_VOID,)
+            "SELECT lsn FROM klal_change WHERE state IN (?, ?) ORDER BY lsn", (STATE_VOID, STATE_VOID_DROPPED)
         ).fetchall():
             ref = self._history.ref_of(lsn)
             who = self.name(self._history.logs[ref.log].member_id)
@@ -477,8 +527,18 @@ class Survey:
 
     def _acts(self, stored: Stored) -> tuple[str, ...]:
         # What had no effect may not even be readable.
-        data = None if stored.state == STATE_VOID else self._history.part(stored, ACTS_TABLE)
+        data = None if outcome_of(stored.state) == STATE_VOID else self._history.part(stored, ACTS_TABLE)
         return () if data is None else tuple(map(_describe, decode_acts(data)))
+
+
+def _without(held: Held) -> list[range]:
+    """Return the stretches of a log whose payloads are here."""
+    found, start = [], 0
+    for gap in sorted((*held.payload_gaps, *held.dropped), key=lambda each: each.start):
+        found.append(range(start, gap.start))
+        start = gap.stop
+    found.append(range(start, held.length))
+    return [each for each in found if each]
 
 
 def _describe(act: Act) -> str:

@@ -20,6 +20,9 @@ from klal.model.keys import INCARNATION_SIZE, MEMBER_ID_SIZE, SigningKey, check_
 
 _TAG = "klal/receipt/1"
 RECEIPT_SIZE_MAX = (1 << 20) - 4096  # One receipt and its frame's head fit FRAME_SIZE_MAX.
+NONCE_SIZE = 16
+PROOF_COUNT_MAX = 256  # Each costs its giver one reading of all payloads.
+KEEPER_COUNT_MAX = 256
 
 
 class HeldHead(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -30,6 +33,63 @@ class HeldHead(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     head_hash: bytes
 
 
+class Question(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A question whether another has the payloads below a cut: (certificate, certificate before, nonce).
+
+    Shape:
+        certificate: names the epoch whose cut it is about.
+        above: names an epoch below whose cut it does not ask, or 32 zero bytes.
+        nonce: 16 random bytes, so that no answer can be kept ready.
+    """
+
+    certificate: bytes
+    above: bytes
+    nonce: bytes
+
+
+class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An answer to the question of one log, which also promises to keep what it is about: (log id, nonce, digest)."""
+
+    log_id: bytes
+    nonce: bytes
+    digest: bytes
+
+
+class Copy(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a replica says about old payloads.
+
+    Shape:
+        compacted: names the epoch below whose cut row payloads are not held, or 32 zero bytes.
+        keepers: members whose copies it relies on for that, ascending.
+        questions: one at most.
+        proofs: ascending by log id.
+    """
+
+    compacted: bytes = NO_CERTIFICATE
+    keepers: tuple[bytes, ...] = ()
+    questions: tuple[Question, ...] = ()
+    proofs: tuple[Proof, ...] = ()
+
+    @property
+    def is_right(self) -> bool:
+        """True when every field has its size and every list its order."""
+        hashes = [self.compacted]
+        hashes.extend(each for question in self.questions for each in (question.certificate, question.above))
+        hashes.extend(each for proof in self.proofs for each in (proof.log_id, proof.digest))
+        nonces = [each.nonce for each in (*self.questions, *self.proofs)]
+        logs = [proof.log_id for proof in self.proofs]
+        return (
+            all(len(each) == HASH_SIZE for each in hashes)
+            and all(len(nonce) == NONCE_SIZE for nonce in nonces)
+            and all(len(member_id) == MEMBER_ID_SIZE for member_id in self.keepers)
+            and len(self.questions) <= 1
+            and len(self.proofs) <= PROOF_COUNT_MAX
+            and len(self.keepers) <= KEEPER_COUNT_MAX
+            and sorted(set(logs)) == logs
+            and sorted(set(self.keepers)) == list(self.keepers)
+        )
+
+
 class Statement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a receipt says.
 
@@ -37,9 +97,11 @@ class Statement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         member_id, incarnation: together they name the log whose replica speaks.
         number: rises with every receipt of that log; the greatest counts (RCP-2).
         unix_ms: the speaker's clock, an annotation.
-        heads: maximal applied headers; the speaker holds each with all its past, payloads included.
+        heads: maximal applied headers; the speaker holds each with all its past, payloads included
+            but for what `copy` leaves out.
         parked: prefixes held with payloads but waiting; their own log only.
         certificate: newest certificate the speaker computed, or 32 zero bytes.
+        copy: what of old payloads it does not hold, asks others for, and has shown that it holds.
     """
 
     member_id: bytes
@@ -49,6 +111,12 @@ class Statement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     heads: tuple[HeldHead, ...]
     parked: tuple[HeldHead, ...]
     certificate: bytes = NO_CERTIFICATE
+    copy: Copy = Copy()
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What it says, number and clock aside (RCP-3)."""
+        return self.heads, self.parked, self.certificate, self.copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +145,7 @@ class Receipt:
                 len(head.log_id) == HASH_SIZE and len(head.head_hash) == HASH_SIZE and 1 <= head.length <= SEQ_MAX
                 for head in (*statement.heads, *statement.parked)
             )
+            and statement.copy.is_right
         )
         if not sizes_are_right:
             raise MalformedError("receipt has a field of a wrong size", rule="RCP-1")

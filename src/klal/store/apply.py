@@ -18,7 +18,7 @@ import apsw
 import msgspec
 
 from klal.errors import MalformedError, MembershipError, RefusedError
-from klal.model.acts import Act, Close, Genesis, Join, SchemaAct, decode_acts
+from klal.model.acts import Act, Close, Drop, DropColumn, Genesis, Join, SchemaAct, decode_acts
 from klal.model.codec import UNIX_MS_MAX
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header
 from klal.model.payload import Kind, Segment, decode_segments
@@ -28,7 +28,7 @@ from klal.rules.closing import Cut, covers
 from klal.rules.merge import ChangeRef, Sees, Write, merge_write
 from klal.rules.order import OrderKey, draw_of, order_bytes, order_stamp
 from klal.store.catalog import Catalog, ColumnInfo, Table
-from klal.store.history import STATE_APPLIED, STATE_VOID, History, Log, Stored
+from klal.store.history import STATE_APPLIED, STATE_DROPPED, STATE_VOID, History, Log, Stored
 from klal.store.lost import Lost
 from klal.store.rows import Rows
 from klal.store.sql import Connection
@@ -85,6 +85,8 @@ class Applier:
             past.append(dependency)
         before = self._history.head_vector(log)
         vector = self._vector(before, past)
+        if self._history.floor and self._lacks(log, stored, vector):
+            return None  # What it must be compared with was put down, and is wanted again (CMP-5).
         fault = self._fault(log, header, past, vector)
         stamp = self._stamp(log, header, past)
         acts: tuple[Act, ...] = ()
@@ -108,6 +110,81 @@ class Applier:
         log.order_stamp = stamp
         self._history.set_state(stored.lsn, state, stamp)
         return acts
+
+    def pass_over(self, log: Log) -> bool:
+        """Take the next change of `log` as applied whose effect the tables show already; False while its past is not.
+
+        Its state is kept, and all that follows from its header is worked out as when it is applied.
+        """
+        ref = ChangeRef(log.log, log.applied_length)
+        stored = self._history.read(ref)
+        past = self._applied_past(stored.header)
+        if past is None:
+            return False
+        before = self._history.head_vector(log)
+        vector = self._vector(before, past)
+        stamp = self._stamp(log, stored.header, past)
+        acts = self._history.part(stored, ACTS_TABLE) if ref.seq == 0 and stored.state != STATE_VOID else None
+        for act in () if acts is None else decode_acts(acts):
+            if isinstance(act, Genesis):
+                self.not_after_ms = act.policy.not_after_ms
+        vector[log.log] = ref.seq + 1
+        self._history.record_past(ref, before, vector)
+        log.vector = vector
+        log.applied_length += 1
+        log.order_stamp = stamp
+        self._history.set_state(stored.lsn, stored.state, stamp)
+        return True
+
+    def _applied_past(self, header: Header) -> list[ChangeRef] | None:
+        """Return what a header names of its past, or None where some of it is not applied here."""
+        past = []
+        for hashed in header.past:
+            dependency = self._history.find(hashed)
+            if dependency is None or self._history.logs[dependency.log].applied_length <= dependency.seq:
+                return None
+            past.append(dependency)
+        return past
+
+    def wanted(self, epoch_max: int) -> dict[int, list[int]]:
+        """Return the payloads that compaction put down and a parked change waits for: log -> seqs (CMP-5)."""
+        found: dict[int, set[int]] = {}
+        for log in self._history.logs.values() if self._history.floor else ():
+            if log.applied_length >= log.payload_length:
+                continue
+            stored = self._history.read(ChangeRef(log.log, log.applied_length))
+            past = self._applied_past(stored.header)
+            if past is None or stored.header.epoch > epoch_max:
+                continue
+            for ref in self._lacks(log, stored, self._vector(self._history.head_vector(log), past)):
+                found.setdefault(ref.log, set()).add(ref.seq)
+        return {index: sorted(seqs) for index, seqs in found.items()}
+
+    def _lacks(self, log: Log, stored: Stored, vector: dict[int, int]) -> list[ChangeRef]:
+        """Return the changes that the next of `log` had not seen, must be compared with, and that were put down."""
+        open_from = {
+            index: vector.get(index, 0)
+            for index, length in self._history.floor.items()
+            if vector.get(index, 0) < length and index != log.log
+        }
+        if not open_from:
+            return []
+        tables = {part.table_id for part in stored.header.parts if part.table_id != ACTS_TABLE}
+        acts = self._history.part(stored, ACTS_TABLE)
+        try:
+            for act in () if acts is None else decode_acts(acts):
+                if isinstance(act, Drop):
+                    tables.add(act.object_id)
+                elif isinstance(act, DropColumn):
+                    tables.add(act.table_id)
+        except RefusedError:
+            return []  # It has no effect, whatever it is compared with.
+        found = []
+        for index, start in sorted(open_from.items()):
+            for line in self._history.lines(self._history.logs[index], start, self._history.floor[index]):
+                if line.state == STATE_DROPPED and any(part.table_id in tables for part in line.header.parts):
+                    found.append(ChangeRef(index, line.header.seq))
+        return found
 
     def _vector(self, before: dict[int, int], past: Sequence[ChangeRef]) -> dict[int, int]:
         vector = dict(before)

@@ -16,17 +16,18 @@ import apsw
 
 from klal.errors import DamagedError, LinkError, MalformedError, RefusedError, SignatureError
 from klal.model.acts import Close, Genesis, Join, NameMoment, decode_acts
-from klal.model.certificate import check_certificate
+from klal.model.certificate import Certificate, check_certificate
 from klal.model.header import ACTS_TABLE, header_hash
 from klal.model.keys import log_id_of
 from klal.model.payload import part_root
 from klal.rules.closing import Cut
 from klal.rules.text import decode_document, told_by
+from klal.store.base import Base
 from klal.store.epochs import Replay
 from klal.store.file import unchecked
-from klal.store.history import STATE_APPLIED, STATE_HELD, STATE_LACKING, STATE_VOID, Log
+from klal.store.history import STATE_APPLIED, STATE_DROPPED, STATE_HELD, STATE_LACKING, STATE_VOID, Log, lacks_payload, outcome_of
 from klal.store.layout import DERIVED, TABLE_OF, quote
-from klal.store.roots import rows_root
+from klal.store.roots import RowsRoot, rows_root
 from klal.store.sql import Connection
 from klal.store.store import Store
 
@@ -51,6 +52,7 @@ class Counts:
     payloads: int
     receipts: int
     certificates: int
+    base: Base | None = None
 
 
 def check_store(store: Store, on_progress: Callable[[int, int], None] | None = None) -> Counts:
@@ -88,7 +90,7 @@ def check_store(store: Store, on_progress: Callable[[int, int], None] | None = N
             raise MalformedError(
                 f"{place}: something is not where it must be", rule="FIL-4", evidence=place, hint="klal heal mends it"
             ) from error
-    return Counts(*counts)
+    return Counts(*counts, store.history.base)
 
 
 def _check_pages(store: Store) -> None:
@@ -130,9 +132,14 @@ def _check_log(store: Store, log: Log) -> list[bool]:
         if header.seq != seq or header.backlink != before:
             raise LinkError(f"change {seq} does not link to the one before it", rule="LOG-3", evidence=_where(log, seq))
         hashes.append(header_hash(space_id, stored.header_bytes))
-        held.append(stored.state != STATE_LACKING)
+        is_here = not lacks_payload(stored.state)
+        held.append(is_here)
+        if stored.state >= STATE_DROPPED and seq >= history.floor.get(log.log, 0):
+            raise LinkError(f"change {seq} was never compacted", rule="CMP-2", evidence=_where(log, seq))
         if stored.state != STATE_LACKING:
             for part in header.parts:
+                if part.table_id != ACTS_TABLE and not is_here:
+                    continue  # Compacted; its acts stay, and are checked.
                 data = history.part(stored, part.table_id)
                 if data is None or len(data) != part.size or part_root(data) != part.root:
                     raise LinkError(
@@ -188,7 +195,7 @@ def _check_certificates(store: Store) -> int:
             raise LinkError(f"{where} is not here", rule="CRT-1", evidence=where)
         check_certificate(stored.encode())
         kept = store.connection.execute("SELECT hash FROM klal_epoch WHERE epoch = ?", (epoch,)).get
-        again = store.epochs.certify(closed.cut, replayed=True)
+        again = _certified_again(store, closed.cut, stored)
         if again.body.rows_root != stored.body.rows_root:
             raise LinkError(f"{where} names other rows than history gives", rule="CRT-3", evidence=where)
         if kept != stored.hash or stored != again:
@@ -197,6 +204,18 @@ def _check_certificates(store: Store) -> int:
         where = f"certificate of epoch {len(store.applier.closed)}"
         raise LinkError(f"{where} is not here, though the epoch is complete", rule="EPO-5", evidence=where)
     return len(store.applier.closed)
+
+
+def _certified_again(store: Store, cut: Cut, stored: Certificate) -> Certificate:
+    """Return the certificate of a cut made anew, from history alone.
+
+    Below the base of a compacted file the rows cannot be made again. There the certificate's own
+    word for them is taken, which the certificate of the base binds by its hash (CMP-4).
+    """
+    base = store.history.base
+    if base is None or cut.epoch >= base.epoch:
+        return store.epochs.certify(cut, replayed=True)
+    return store.epochs.certify(cut, rows=RowsRoot(stored.body.rows_root, stored.body.row_count))
 
 
 def _check_entries(store: Store) -> None:
@@ -209,18 +228,19 @@ def _check_entries(store: Store) -> None:
     for log in history.logs.values():
         for stored in history.lines(log, 0, log.length):
             data = history.part(stored, ACTS_TABLE)
-            if data is None or stored.state == STATE_VOID:
+            state = outcome_of(stored.state)
+            if data is None or state == STATE_VOID:
                 continue
             seq = stored.header.seq
-            for act in decode_acts(data) if seq == 0 or stored.state == STATE_APPLIED else ():
-                if isinstance(act, Close) and stored.state == STATE_APPLIED:
+            for act in decode_acts(data) if seq == 0 or state == STATE_APPLIED else ():
+                if isinstance(act, Close) and state == STATE_APPLIED:
                     closes.add((act.epoch, log.log, seq, log.member_id))
-                elif isinstance(act, NameMoment) and stored.state == STATE_APPLIED:
+                elif isinstance(act, NameMoment) and state == STATE_APPLIED:
                     moments.add((log.log, seq, act.name))
                 elif isinstance(act, Join):
                     uses = act.invitation.use_count_max
                     joins.setdefault(act.member, set()).add((act.name, log.log_id, seq, act.invitation.ticket_id, uses))
-                    entered |= {act.member} if stored.state == STATE_APPLIED else set()
+                    entered |= {act.member} if state == STATE_APPLIED else set()
                 elif isinstance(act, Genesis):
                     joins.setdefault(act.founder, set()).add((act.founder_name, log.log_id, seq, None, None))
                     entered.add(act.founder)

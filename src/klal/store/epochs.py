@@ -10,6 +10,7 @@ Source:
 
 from __future__ import annotations
 
+from klal.errors import DamagedError
 from klal.model.acts import Join as JoinAct
 from klal.model.acts import decode_acts
 from klal.model.certificate import CERTIFICATE_SIZE_MAX, Body, Certificate, CutHead, MemberName, Witness
@@ -21,9 +22,10 @@ from klal.rules import closing
 from klal.rules.closing import Cut, Join, cut_of
 from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier, Closed
+from klal.store.base import open_base
 from klal.store.catalog import Catalog
 from klal.store.file import memory_file
-from klal.store.history import STATE_APPLIED, STATE_HELD, History, Log
+from klal.store.history import STATE_APPLIED, STATE_HELD, History, Log, outcome_of
 from klal.store.roots import RowsRoot, changes_root, rows_root
 from klal.store.rows import Rows
 from klal.store.sql import Connection
@@ -110,8 +112,14 @@ class Epochs:
         self._applier.closed.append(Closed(certificate.hash, cut))
         return True
 
-    def certify(self, cut: Cut, *, replayed: bool = False) -> Certificate:
-        """Return the certificate of a cut that is complete here, from history alone if `replayed` (CRT-1 to CRT-4)."""
+    def certify(self, cut: Cut, *, replayed: bool = False, rows: RowsRoot | None = None) -> Certificate:
+        """Return the certificate of a cut that is complete here (CRT-1 to CRT-4).
+
+        Args:
+            cut: What it is of.
+            replayed: Make its rows from history alone.
+            rows: Those of the cut, where they are known.
+        """
         history = self._history
         earlier = self._applier.closed[: cut.epoch]
         frontier = Frontier(
@@ -124,7 +132,7 @@ class Epochs:
         payload_size = 0
         for log, length in cut.lengths.items():
             payload_size += sum(stored.header.payload_size for stored in history.lines(history.logs[log], 0, length))
-        rows = self.rows_at(cut, replayed=replayed)
+        rows = rows or self.rows_at(cut, replayed=replayed)
         names = self._names(cut)
         before = set(earlier[-1].cut.counted) if earlier else set()
         body = Body(
@@ -157,7 +165,7 @@ class Epochs:
             several = logs.get(member_id, [])
             for log in several if len(several) > 1 else ():
                 first = self._history.read(ChangeRef(log.log, 0)) if cut.lengths.get(log.log) else None
-                if first is not None and first.state == STATE_APPLIED:
+                if first is not None and outcome_of(first.state) == STATE_APPLIED:
                     acts = self._history.part(first, ACTS_TABLE)
                     for act in () if acts is None else decode_acts(acts):
                         if isinstance(act, JoinAct) and act.member == member_id:
@@ -195,18 +203,27 @@ class Replay:
     def __init__(self, source: Connection, history: History, closed: list[Closed]) -> None:
         self._source = source
         self._original = history
-        self.connection = memory_file()
+        self.connection = memory_file() if history.base is None else open_base(source)
         self.history = History(self.connection, history.space_id)
+        self.history.rest_on(history.base)
         self.catalog = Catalog(self.connection)
         self.rows = Rows(self.connection)
         self.applier = Applier(self.connection, self.history, self.catalog, self.rows)
         self.uniques = Uniques(self.connection, self.history, self.catalog, self.rows)
+        if history.base is not None:
+            self.catalog.load()
         # Certificates are known beforehand: a header is judged by those in its own past.
         self.applier.closed = list(closed)
         self.applier.not_after_ms = UNIX_MS_MAX
 
     def run(self, lengths: dict[int, int]) -> None:
-        """Apply the prefixes `lengths`, a causally closed set, in the order they arrived here."""
+        """Apply the prefixes `lengths`, a causally closed set, in the order they arrived here.
+
+        In a compacted file they must hold its base, on which the others are applied (CMP-2).
+        """
+        floor = self._original.floor
+        if any(lengths.get(log, 0) < length for log, length in floor.items()):
+            raise DamagedError("a state below what was compacted cannot be made again")
         self.connection.execute("BEGIN")
         for log in sorted(self._original.logs.values(), key=lambda log: log.log):
             copy = self.history.add_log(log.log_id, log.member_id, log.incarnation)
@@ -222,13 +239,29 @@ class Replay:
             for stored in self._original.lines(self._original.logs[log_index], seq, stop):
                 copy = self.history.logs[log_index]
                 hashed = self._original.hash_at(ChangeRef(log_index, stored.header.seq))
-                at = self.history.append(copy, stored.header_bytes, hashed, STATE_HELD, 0, stored.payload)
+                state = stored.state if stored.header.seq < floor.get(log_index, 0) else STATE_HELD
+                at = self.history.append(copy, stored.header_bytes, hashed, state, 0, stored.payload)
                 if stored.payload is None:
                     self._copy_slices(stored.lsn, at)
                 self.history.index_hash(hashed, at)
                 copy.payload_length = copy.length
+        self._pass_base()
         self.apply_all()
         self.connection.execute("COMMIT")
+
+    def _pass_base(self) -> None:
+        """Take all of the base as applied, before anything is compared with it."""
+        waiting = {log: length for log, length in self._original.floor.items() if length}
+        while waiting:
+            count = len(waiting)
+            for index, length in list(waiting.items()):
+                log = self.history.logs[index]
+                while log.applied_length < length and self.applier.pass_over(log):
+                    count += 1
+                if log.applied_length == length:
+                    del waiting[index]
+            if count == len(waiting):
+                raise DamagedError("what was compacted is not all in the file")
 
     def _copy_slices(self, lsn: int, at: int) -> None:
         rows = self._source.execute("SELECT part, slice, data FROM klal_slice WHERE lsn = ?", (lsn,))

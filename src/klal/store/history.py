@@ -21,6 +21,7 @@ from klal.model.payload import slices_of
 from klal.model.seal import Seal
 from klal.rules.admit import Link
 from klal.rules.merge import ChangeRef
+from klal.store.base import Base, read_base
 from klal.store.sql import Connection, runner
 
 INLINE_SIZE_MAX = 64 * 1024  # A payload up to this size lies beside its header; larger ones in slices.
@@ -31,6 +32,20 @@ STATE_LACKING = 0
 STATE_HELD = 1
 STATE_APPLIED = 2
 STATE_VOID = 3
+STATE_DROPPED = 4  # Applied, and its rows' payload put down by compaction.
+STATE_VOID_DROPPED = 5
+_DROPPED = STATE_DROPPED - STATE_APPLIED
+_IS_HERE_SQL = f"CASE WHEN state >= {STATE_DROPPED} THEN state - {_DROPPED} ELSE {STATE_HELD} END"
+
+
+def lacks_payload(state: int) -> bool:
+    """True when some of a change's payload is not here, for want of it or by compaction."""
+    return state == STATE_LACKING or state >= STATE_DROPPED
+
+
+def outcome_of(state: int) -> int:
+    """Return what a change came to, whether its payload is still here or not."""
+    return state - _DROPPED if state >= STATE_DROPPED else state
 
 
 @dataclass(slots=True)
@@ -85,6 +100,12 @@ class History:
         self.logs: dict[int, Log] = {}
         self.by_id: dict[bytes, Log] = {}
         self.lsn_max = 0
+        self.base: Base | None = None
+        """Below what payloads were put down, where they were."""
+        self.floor: dict[int, int] = {}
+        """Its lengths, by log."""
+        self.wanted: dict[int, list[int]] = {}
+        """Log -> seqs whose payload was put down and is needed again, ascending (CMP-5)."""
         self._fresh: dict[int, Header] = {}  # lsn -> header, of those that came a moment ago
         self._span: tuple[int, int] | None = None  # (log, next seq) that an append would continue
 
@@ -94,6 +115,7 @@ class History:
         """Read the logs' counters; those of the log written here are corrected from its lines."""
         self.logs = {}
         self.by_id = {}
+        self.rest_on(read_base(self._connection))
         self.forget()
         for row in self._connection.execute(
             "SELECT log, log_id, member_id, incarnation, length, head_hash, payload_length, applied_length, order_stamp"
@@ -105,6 +127,11 @@ class History:
         self._span = None if span is None else (span[1], span[2] + self.lsn_max - span[0] + 1)
         if own_log is not None:
             self._recover_own(self.logs[own_log])
+
+    def rest_on(self, base: Base | None) -> None:
+        """Know below what payloads were put down."""
+        self.base = base
+        self.floor = {} if base is None else dict(base.lengths)
 
     def forget(self) -> None:
         """Drop the headers kept in memory from their arrival until they are applied."""
@@ -154,12 +181,23 @@ class History:
         return Frontier({log.log_id: Head(log.length, log.head_hash) for log in self.logs.values() if log.length})
 
     def held_frontier(self) -> Frontier:
-        """Return the prefixes held with all their payloads, by log."""
+        """Return the prefixes of which no payload is wanted, by log: it is here, or was put down by compaction."""
         heads = {}
         for log in self.logs.values():
-            if log.payload_length:
-                heads[log.log_id] = Head(log.payload_length, self.hash_at(ChangeRef(log.log, log.payload_length - 1)))
+            length = self.wants_from(log)
+            if length:
+                heads[log.log_id] = Head(length, self.hash_at(ChangeRef(log.log, length - 1)))
         return Frontier(heads)
+
+    def wants_from(self, log: Log) -> int:
+        """Return the seq of the first payload that is wanted, or the length where none is."""
+        wanted = self.wanted.get(log.log)
+        return min(wanted[0], log.payload_length) if wanted else log.payload_length
+
+    def dropped(self, log: Log, start: int = 0) -> list[int]:
+        """Return the seqs from `start` on whose payload was put down by compaction, ascending."""
+        stop = self.floor.get(log.log, 0)
+        return self._in_state(log, start, stop, f"state >= {STATE_DROPPED}", -1)
 
     def applied_lengths(self) -> dict[int, int]:
         """Return how much of each log is applied, by log index; zeros left out."""
@@ -284,12 +322,15 @@ class History:
 
     def lacking(self, log: Log, start: int, stop: int, count_max: int = -1) -> list[int]:
         """Return the seqs of [start, stop) whose header is here and whose payload is not; if told, only the first."""
+        return self._in_state(log, start, stop, f"state = {STATE_LACKING}", count_max)
+
+    def _in_state(self, log: Log, start: int, stop: int, condition: str, count_max: int) -> list[int]:
         found: list[int] = []
         for lsn, count in self._spans(log, start, stop):
             seq = self.ref_of(lsn).seq
             rows = self._connection.execute(
-                "SELECT lsn FROM klal_change WHERE lsn BETWEEN ? AND ? AND state = ? ORDER BY lsn LIMIT ?",
-                (lsn, lsn + count - 1, STATE_LACKING, count_max),
+                f"SELECT lsn FROM klal_change WHERE lsn BETWEEN ? AND ? AND {condition} ORDER BY lsn LIMIT ?",
+                (lsn, lsn + count - 1, count_max),
             ).fetchall()
             found.extend(seq + at - lsn for (at,) in rows)
             if 0 < count_max <= len(found):
@@ -299,8 +340,25 @@ class History:
     def keep_payloads(self, payloads: Sequence[tuple[bytes, int]]) -> None:
         """Keep small payloads, given as (all parts, lsn), beside their headers: these changes are held."""
         self._connection.executemany(
-            f"UPDATE klal_change SET state = {STATE_HELD}, payload = ? WHERE lsn = ?", payloads
+            f"UPDATE klal_change SET state = {_IS_HERE_SQL}, payload = ? WHERE lsn = ?", payloads
         )
+
+    def note_whole(self, lsn: int) -> None:
+        """Write that the last slice of a payload came: its change is held, or again as it was before compaction."""
+        self._connection.execute(f"UPDATE klal_change SET state = {_IS_HERE_SQL} WHERE lsn = ?", (lsn,))
+
+    def put_down(self, lines: Sequence[tuple[int, bytes | None]], slices: Sequence[tuple[int, int]]) -> None:
+        """Drop the payloads of applied changes.
+
+        Args:
+            lines: (lsn, what of it stays beside the header).
+            slices: (lsn, the first part of which none stay), of those that lie in slices.
+        """
+        self._connection.executemany(
+            f"UPDATE klal_change SET state = state + {_DROPPED}, payload = ? WHERE lsn = ?",
+            [(kept, lsn) for lsn, kept in lines],
+        )
+        self._connection.executemany("DELETE FROM klal_slice WHERE lsn = ? AND part >= ?", slices)
 
     def set_applied(self, stamps: Sequence[tuple[int, int]]) -> None:
         """Write that changes, given as (order stamp, lsn), are applied."""
@@ -372,7 +430,9 @@ class History:
         for index, part in enumerate(parts):
             if part.table_id == table_id:
                 if stored.payload is not None:
-                    return stored.payload[start : start + part.size]
+                    # Of a change that was compacted only the acts are here, which come first.
+                    data = stored.payload[start : start + part.size]
+                    return data if len(data) == part.size else None
                 return self.joined(stored.lsn, index, part)
             start += part.size
         return None

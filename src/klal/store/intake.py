@@ -31,7 +31,7 @@ from klal.rules.admit import (
     slice_count_of,
 )
 from klal.rules.merge import ChangeRef
-from klal.store.history import INLINE_SIZE_MAX, STATE_HELD, STATE_LACKING, History, Log, Stored
+from klal.store.history import INLINE_SIZE_MAX, History, Log, Stored, lacks_payload
 from klal.store.knowledge import Knowledge
 from klal.store.sql import Connection
 
@@ -197,7 +197,7 @@ class Intake:
         counts = [self._history.slice_count(stored, i) for i in range(len(stored.header.parts))]
         if counts == [slice_count_of(each) for each in stored.header.parts]:
             self._connection.execute("DELETE FROM klal_leaves WHERE lsn = ?", (stored.lsn,))
-            self._history.set_state(stored.lsn, STATE_HELD, 0)
+            self._history.note_whole(stored.lsn)
             self._raise_payload_length(log)
 
     def take_whole(self, log_id: bytes, slices: Sequence[SliceOfPart]) -> set[int]:
@@ -219,7 +219,7 @@ class Intake:
         for stored in self._history.lines(log, start, stop):
             header = stored.header
             pieces = given.get(header.seq)
-            if pieces and stored.state == STATE_LACKING and _are_whole(header.parts, pieces):
+            if pieces and lacks_payload(stored.state) and _are_whole(header.parts, pieces):
                 kept.append((b"".join([piece.data for piece in pieces]), stored.lsn))
                 taken.add(header.seq)
                 self._small.pop((log.log, header.seq), None)
@@ -247,9 +247,7 @@ class Intake:
         if len(parts) == len(stored.header.parts):
             del self._small[log.log, stored.header.seq]
             payload = b"".join(parts[index] for index in range(len(parts)))
-            self._connection.execute(
-                "UPDATE klal_change SET state = ?, payload = ? WHERE lsn = ?", (STATE_HELD, payload, stored.lsn)
-            )
+            self._history.keep_payloads([(payload, stored.lsn)])
             self._raise_payload_length(log)
 
     def _wanted(self, log_id: bytes, seq: int, table_id: bytes) -> tuple[Stored, int] | None:
@@ -258,7 +256,7 @@ class Intake:
         if log is None or seq >= log.length:
             raise MalformedError(f"slice for change {seq} of {log_id.hex()[:8]}, which is not known here", rule="PAY-6")
         stored = self._history.read(ChangeRef(log.log, seq))
-        if stored.state != STATE_LACKING:
+        if not lacks_payload(stored.state):
             return None
         for index, part in enumerate(stored.header.parts):
             if part.table_id == table_id:
@@ -318,7 +316,7 @@ class Intake:
         for (lsn, index), count in self._history.slice_counts(log, start, min(stop, log.length)).items():
             seq = self._history.ref_of(lsn).seq
             stored = self._history.read(ChangeRef(log.log, seq))
-            if stored.state == STATE_LACKING:
+            if lacks_payload(stored.state):
                 yield seq, stored.header.parts[index].table_id, count
 
     def is_stranger(self, arrival: object) -> bool:

@@ -9,9 +9,11 @@ Source:
 
 from __future__ import annotations
 
-from klal.model.header import past_of
+from collections.abc import Iterable, Mapping
+
+from klal.model.header import NO_CERTIFICATE, past_of
 from klal.model.receipt import Receipt
-from klal.rules.coverage import Held
+from klal.rules.coverage import Copies, Held
 from klal.rules.merge import ChangeRef
 from klal.store.history import History, Log
 from klal.store.sql import Connection
@@ -41,13 +43,39 @@ class Knowledge:
             if statement.member_id == but:
                 continue
             lengths = found.setdefault(statement.member_id, {})
-            for head in statement.heads:
-                for log_id, length in self._reach(head.log_id, head.length, head.head_hash).items():
-                    lengths[log_id] = max(lengths.get(log_id, 0), length)
-            for head in statement.parked:
-                if self._is_our_branch(head.log_id, head.length, head.head_hash):
-                    lengths[head.log_id] = max(lengths.get(head.log_id, 0), head.length)
+            for log_id, length in self._said(receipt).items():
+                lengths[log_id] = max(lengths.get(log_id, 0), length)
         return found
+
+    def copies(self, cuts: Mapping[bytes, Mapping[bytes, int]]) -> Copies:
+        """Return what members signed for holding with its payloads: of `claims`, without what they compacted.
+
+        Args:
+            cuts: Certificate hash -> log id -> length, of the epochs known here. Of a replica
+                that is compacted below another nothing is known to be held.
+        """
+        found: dict[bytes, dict[bytes, list[range]]] = {}
+        for receipt in self.receipts().values():
+            statement = receipt.statement
+            below: Mapping[bytes, int] | None = {}
+            if statement.copy.compacted != NO_CERTIFICATE:
+                below = cuts.get(statement.copy.compacted)
+            if below is not None:
+                logs = found.setdefault(statement.member_id, {})
+                for log_id, length in self._said(receipt).items():
+                    logs.setdefault(log_id, []).append(range(below.get(log_id, 0), length))
+        return found
+
+    def _said(self, receipt: Receipt) -> dict[bytes, int]:
+        """Return the lengths that one receipt signs for, by log."""
+        lengths: dict[bytes, int] = {}
+        for head in receipt.statement.heads:
+            for log_id, length in self._reach(head.log_id, head.length, head.head_hash).items():
+                lengths[log_id] = max(lengths.get(log_id, 0), length)
+        for head in receipt.statement.parked:
+            if self._is_our_branch(head.log_id, head.length, head.head_hash):
+                lengths[head.log_id] = max(lengths.get(head.log_id, 0), head.length)
+        return lengths
 
     def _reach(self, log_id: bytes, length: int, head_hash: bytes) -> dict[bytes, int]:
         """Return what holding this header with its past means, as far as its past is known here."""
@@ -56,9 +84,9 @@ class Knowledge:
             return {log_id: length}
         if self._history.hash_at(ChangeRef(log.log, length - 1)) != head_hash:
             return {}  # Another branch: it says nothing about what is held of this one.
-        return {self._history.logs[index].log_id: seen for index, seen in self._past(log, length).items()}
+        return {self._history.logs[index].log_id: seen for index, seen in self.past(log, length).items()}
 
-    def _past(self, log: Log, length: int) -> dict[int, int]:
+    def past(self, log: Log, length: int) -> dict[int, int]:
         """Return what the first `length` changes of a log had seen, log -> length, parked ones read by their headers.
 
         Without those, a member who goes on into the next epoch would seem to hold less than before.
@@ -112,13 +140,16 @@ class Knowledge:
         for log in self._history.logs.values():
             if log.length or log.log_id in known:
                 gaps = self.payload_gaps(log, log.length)
-                lacking = sum(len(gap) for gap in gaps)
+                wanted = set(self._history.wanted.get(log.log, ()))
+                dropped = stretches(seq for seq in self._history.dropped(log) if seq not in wanted)
+                lacking = sum(len(gap) for gap in (*gaps, *dropped))
                 found[log.log_id] = Held(
                     log.member_id,
                     log.length,
                     max(log.length, known.get(log.log_id, 0)),
                     log.length - lacking,
                     tuple(gaps),
+                    tuple(dropped),
                 )
         for log_id, length in known.items():
             if log_id not in found:
@@ -136,13 +167,19 @@ class Knowledge:
         return {member_id: len(hashes) for member_id, hashes in found.items()}
 
     def payload_gaps(self, log: Log, stop: int) -> list[range]:
-        """Return the seqs below `stop` whose header is here and whose payload is not."""
+        """Return the seqs below `stop` whose header is here and whose payload is not, though it is wanted."""
+        again = [seq for seq in self._history.wanted.get(log.log, ()) if seq < stop]
         if log.payload_length >= min(stop, log.length):
-            return []
-        gaps: list[range] = []
-        for seq in self._history.lacking(log, log.payload_length, min(stop, log.length)):
-            if gaps and gaps[-1].stop == seq:
-                gaps[-1] = range(gaps[-1].start, seq + 1)
-            else:
-                gaps.append(range(seq, seq + 1))
-        return gaps
+            return stretches(again)
+        return stretches([*again, *self._history.lacking(log, log.payload_length, min(stop, log.length))])
+
+
+def stretches(seqs: Iterable[int]) -> list[range]:
+    """Return ascending numbers as half-open ranges."""
+    found: list[range] = []
+    for seq in seqs:
+        if found and found[-1].stop == seq:
+            found[-1] = range(found[-1].start, seq + 1)
+        else:
+            found.append(range(seq, seq + 1))
+    return found

@@ -23,7 +23,8 @@ CREATE TABLE klal_log(
 
 -- Changes in order of arrival. payload: all parts one after another when they are small
 -- and here; otherwise their slices are in klal_slice. state: 0 held without payload,
--- 1 held, 2 applied, 3 applied without effect because it broke a rule.
+-- 1 held, 2 applied, 3 applied without effect because it broke a rule, 4 and 5 the same
+-- with the payload put down by compaction, all but the acts.
 CREATE TABLE klal_change(
   lsn INTEGER PRIMARY KEY, state INTEGER NOT NULL, order_stamp INTEGER NOT NULL, header BLOB NOT NULL, payload BLOB);
 
@@ -50,6 +51,12 @@ CREATE TABLE klal_close(epoch INTEGER, log INTEGER, seq INTEGER, member_id BLOB 
   WITHOUT ROWID;
 CREATE TABLE klal_moment(log INTEGER, seq INTEGER, name TEXT, PRIMARY KEY(log, seq, name)) WITHOUT ROWID;
 CREATE TABLE klal_epoch(epoch INTEGER PRIMARY KEY, hash BLOB NOT NULL, certificate BLOB NOT NULL);
+
+-- Of a compacted file, the state as of the epoch below whose cut payloads were put down: an image,
+-- compressed. In such an image: which changes wrote each key's life last, by column.
+CREATE TABLE klal_base(piece INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE klal_written(table_id BLOB, key BLOB, life INTEGER NOT NULL, writes BLOB NOT NULL,
+  PRIMARY KEY(table_id, key)) WITHOUT ROWID;
 
 -- Schema acts that are applied, each once, with the smallest order key of the changes that state it.
 -- What they come to is in the four tables below, and in the file's own schema.
@@ -103,7 +110,7 @@ SELECT t.name AS "table",
 FROM klal_table t;
 CREATE VIEW klal_changes AS
 SELECT lower(hex(l.log_id)) || ':' || (s.seq + c.lsn - s.lsn) AS "change", m.name AS member,
-  CASE c.state WHEN 0 THEN 'payload missing' WHEN 1 THEN 'parked' WHEN 2 THEN 'applied'
+  CASE c.state WHEN 0 THEN 'payload missing' WHEN 1 THEN 'parked' WHEN 2 THEN 'applied' WHEN 4 THEN 'compacted'
     ELSE 'without effect' END AS state,
   length(c.header) AS header_size, c.lsn AS arrival
 FROM klal_change c

@@ -42,7 +42,7 @@ from klal.store.catalog import Catalog, ColumnInfo, Table
 from klal.store.ddl import column_sql
 from klal.store.epochs import Epochs, Replay
 from klal.store.file import open_file, translate
-from klal.store.history import STATE_APPLIED, History, Log
+from klal.store.history import STATE_APPLIED, History, Log, outcome_of
 from klal.store.layout import quote
 from klal.store.rows import Rows, decode_key
 from klal.store.sql import Connection
@@ -228,11 +228,14 @@ class Past:
 
     @property
     def _may_be_quick(self) -> bool:
-        """True when this file's tables show at least everything in the frontier, and not very much more."""
+        """True when this file's tables show at least everything in the frontier, and not very much more.
+
+        In a compacted file the writes before the frontier are not all here, so nothing more at all.
+        """
         logs = self.history.logs
         is_within = all(logs[log].applied_length >= length for log, length in self.lengths.items())
         more = sum(log.applied_length for log in logs.values()) - sum(self.lengths.values())
-        return is_within and more <= _LATER_CHANGE_COUNT_MAX
+        return is_within and more <= (0 if self.history.floor else _LATER_CHANGE_COUNT_MAX)
 
     @property
     def later(self) -> _Later:
@@ -414,7 +417,7 @@ class Past:
         # Of several joins of one key, the first log's, by log id, names the member everywhere (CRT-4).
         for log in sorted(replay.history.logs.values(), key=lambda log: log.log_id):
             first = replay.history.read(ChangeRef(log.log, 0)) if log.applied_length else None
-            data = None if first is None or first.state != STATE_APPLIED else replay.history.part(first, ACTS_TABLE)
+            data = None if first is None or outcome_of(first.state) != STATE_APPLIED else replay.history.part(first, ACTS_TABLE)
             for act in () if data is None else decode_acts(data):
                 entry = None
                 if isinstance(act, Genesis):

@@ -161,7 +161,7 @@ class Runs:
 
     def _lines(self, log: Log, epoch_max: int, count_max: int) -> list[Stored]:
         """Return the next changes whose headers nothing new can be wrong with (EPO-1, EPO-4)."""
-        if not log.applied_length:
+        if not log.applied_length or self._is_below_base(log):
             return []
         newest = self._history.read(ChangeRef(log.log, log.applied_length - 1))
         before = newest.header
@@ -180,6 +180,11 @@ class Runs:
                 break
             lines.append(stored)
         return lines
+
+    def _is_below_base(self, log: Log) -> bool:
+        """True when a log has not seen all of what was compacted: its changes may have to wait, one by one (CMP-5)."""
+        seen = self._history.head_vector(log)
+        return any(seen.get(index, 0) < length for index, length in self._history.floor.items())
 
     def _perform(self, log: Log, lines: Sequence[Stored]) -> None:
         stamps = self._stamps(log, lines)

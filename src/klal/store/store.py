@@ -54,6 +54,7 @@ from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier
 from klal.store.behind import Behind, Finding
 from klal.store.catalog import Catalog
+from klal.store.copies import Copies
 from klal.store.epochs import Epochs
 from klal.store.file import alone, create_file, is_as_left, is_there, mark_left, translate, translated, unchecked
 from klal.store.history import STATE_HELD, History, Log
@@ -99,6 +100,7 @@ class Store:
         self.runs = Runs(connection, self.history, self.catalog, self.rows, self.applier)
         self.epochs = Epochs(connection, self.history, self.catalog, self.applier)
         self.knowledge = Knowledge(connection, self.history)
+        self.copies = Copies(connection, self.history, self.knowledge, self.applier)
         self.intake = Intake(connection, self.history, self.knowledge, self._admit_member, self._leave_own_log)
         self.writer = Writer(
             connection, self.history, self.catalog, self.rows, self.applier, world.clock, world.entropy, path
@@ -192,6 +194,7 @@ class Store:
         self.writer.own = None
         if own_log is not None:
             self._load_own(self.history.logs[own_log])
+        self.history.wanted = self.applier.wanted(self.writer.epoch)
         self._token = self._meta("fence")
         is_first, self._data_version = self._data_version < 0, self.connection.data_version()
         if self._data_version != version and not is_first:
@@ -366,6 +369,14 @@ class Store:
         self._set_synchronous("normal")
         self.refresh()
 
+    def noticed(self) -> None:
+        """Take what this connection did outside of a transaction of the store for its own."""
+        self._data_version = self.connection.data_version()
+
+    def token(self, size: int) -> bytes:
+        """Return random bytes."""
+        return self._world.entropy.token(size)
+
     def check_ended(self) -> None:
         """Notice that SQLite ended the running transaction by itself, as INSERT OR ROLLBACK does."""
         if self.in_transaction and not self.connection.in_transaction:
@@ -486,7 +497,7 @@ class Store:
             if not own.log.length and kept is None and not self.history.applied_lengths():
                 return
             statement = self._statement(own.log, 0 if kept is None else kept.statement.number + 1)
-            if kept is not None and self._says_the_same(kept.statement, statement):
+            if kept is not None and kept.statement.content == statement.content:
                 return
             receipt = make_receipt(self.identity.key, self.space_id, statement)
             self.connection.execute(
@@ -510,14 +521,11 @@ class Store:
             tuple(sorted(heads, key=lambda head: head.log_id)),
             tuple(sorted(parked, key=lambda head: head.log_id)),
             certificate,
+            self.copies.statement(own.log_id, own.member_id),
         )
 
     def _held_head(self, ref: ChangeRef) -> HeldHead:
         return HeldHead(self.history.logs[ref.log].log_id, ref.seq + 1, self.history.hash_at(ref))
-
-    @staticmethod
-    def _says_the_same(a: Statement, b: Statement) -> bool:
-        return (a.heads, a.parked, a.certificate) == (b.heads, b.parked, b.certificate)
 
     # -- applying ------------------------------------------------------------------------
 
@@ -537,6 +545,7 @@ class Store:
                 else:
                     total += count
         self.applier.window.clear()
+        self.history.wanted = self.applier.wanted(self.writer.epoch)
         if total:
             self.history.forget()
         return total

@@ -20,8 +20,10 @@ import msgspec
 from klal.errors import ConstraintError
 from klal.model.payload import Kind, decode_segments
 from klal.model.schema import Key, Value, key_text
-from klal.rules.order import order_bytes
+from klal.rules.merge import ChangeRef
+from klal.rules.order import OrderKey, order_bytes
 from klal.rules.unique import Claimant, compared, visible
+from klal.store.base import written_of
 from klal.store.catalog import Catalog, Table, UniqueRule
 from klal.store.ddl import column_sql
 from klal.store.history import STATE_APPLIED, History
@@ -168,6 +170,8 @@ class Uniques:
     def _orders(self, table: Table, lives: Mapping[Key, int]) -> dict[Key, bytes]:
         """Return the order key of the newest write, in its life, of a cell that UNIQUE depends on (UNQ-1)."""
         newest = dict.fromkeys(lives, b"")
+        if self._history.floor:
+            newest.update(self._orders_of_base(table, lives))
         for log in self._history.logs.values():
             for stored in self._history.lines(log, 0, log.applied_length):
                 data = self._history.part(stored, table.table_id) if stored.state == STATE_APPLIED else None
@@ -182,6 +186,21 @@ class Uniques:
                         if lives.get(key) == segment.life(row) and order > newest[key]:
                             newest[key] = order
         return newest
+
+
+    def _orders_of_base(self, table: Table, lives: Mapping[Key, int]) -> dict[Key, bytes]:
+        """Return the same of what was written by changes whose payload was put down (CMP-3)."""
+        found = {}
+        written = written_of(self._connection, table.table_id, map(encode_key, lives))
+        for key, life in lives.items():
+            known, writes = written.get(encode_key(key), (0, {}))
+            refs = [ref for column_id, ref in writes.items() if not column_id or column_id in table.unique_ids]
+            if known == life and refs:
+                found[key] = max(order_bytes(self._order(ref)) for ref in refs)
+        return found
+
+    def _order(self, ref: ChangeRef) -> OrderKey:
+        return order_key(self._history, self._history.logs[ref.log], self._history.read(ref))
 
 
 class _Probe:
