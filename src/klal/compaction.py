@@ -102,9 +102,7 @@ def _closed(store: Store, epoch: int | None) -> Closed:
     lacking = {
         member_id
         for member_id in others
-        if any(
-            survey.claims.get(member_id, {}).get(ids[log], 0) < length for log, length in found.cut.lengths.items()
-        )
+        if any(survey.claims.get(member_id, {}).get(ids[log], 0) < length for log, length in found.cut.lengths.items())
     }
     if lacking:
         waiting = _waiting(store, lacking, "not known to hold it all")
@@ -141,7 +139,9 @@ def _keepers(store: Store, closed: Closed, keep: int) -> tuple[bytes, ...] | Non
     bound = bound_to(words, me)
     if bound:
         names = ", ".join(_names(store, bound))
-        raise CopiesError(f"this copy is kept for {names}, so it stays", waiting_for=_waiting(store, set(bound), "kept"))
+        raise CopiesError(
+            f"this copy is kept for {names}, so it stays", waiting_for=_waiting(store, set(bound), "kept")
+        )
     asked = store.copies.asked()
     found = store.copies.answers(me.log_id, me.member_id)
     is_asked = asked is not None and asked.question.certificate == closed.certificate_hash

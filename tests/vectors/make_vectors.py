@@ -38,11 +38,13 @@ from klal.model.keys import SigningKey, log_id_of
 from klal.model.merkle import consistency_path, inclusion_path
 from klal.model.payload import Kind, Segment, encode_segment, part_root
 from klal.model.proof import ChangeClaim, MemberClaim, Proof, Slice
-from klal.model.receipt import HeldHead, Statement, make_receipt, receipts_root
+from klal.model.receipt import Copy, HeldHead, Question, Statement, make_receipt, receipts_root
+from klal.model.receipt import Proof as CopyProof
 from klal.model.roots import chain_root, change_leaf, members_root, row_leaf, table_node
 from klal.model.schema import Column, Default, TableDefinition, column_id_of
 from klal.model.seal import make_seal
 from klal.model.ticket import Ticket, encode_ticket
+from klal.rules.compaction import digest_of, tally_of
 from klal.rules.order import draw_of
 from klal.rules.spark import Belief
 
@@ -222,6 +224,17 @@ def format_vectors() -> dict[str, Any]:
         1_700_000_000_004,
         (HeldHead(ANA_LOG, 3, hashes[3]),),
         (HeldHead(BEN_LOG, 1, hashes[2]),),
+        hashes[1],
+        Copy(
+            hashes[0],
+            (BEN.member_id,),
+            (Question(hashes[1], hashes[0], SALT),),
+            (
+                CopyProof(
+                    BEN_LOG, SALT, digest_of(SPACE, Question(hashes[2], bytes(32), SALT), ANA.member_id, hashes[3])
+                ),
+            ),
+        ),
     )
     receipt = make_receipt(ANA, SPACE, statement)
     vectors: dict[str, Any] = {
@@ -248,6 +261,7 @@ def format_vectors() -> dict[str, Any]:
         ).root(),
         "receipt_body": receipt.body,
         "receipt_signature": receipt.signature,
+        "copy_tally": tally_of(SALT, [b"payload of one", b"payload of two"]),
         "receipts_root": receipts_root({ANA_LOG: receipt}),
         "draw_of_ana": draw_of(SPACE, NO_CERTIFICATE, ANA.member_id),
         "ticket": encode_ticket(ticket()),

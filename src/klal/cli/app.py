@@ -577,6 +577,37 @@ def close(
     return Exit.DONE
 
 
+@app.command()
+def compact(
+    file: File,
+    epoch: Annotated[
+        int | None, typer.Option("--epoch", min=0, help="Below which epoch. [default: the newest that is closed]")
+    ] = None,
+    keep: Annotated[
+        int, typer.Option("--keep", metavar="K", min=1, help="How many others must have shown a full copy.")
+    ] = 2,
+    as_json: Json = False,
+) -> int:
+    """Put down old payloads below a closed epoch, so that the file shrinks to about its rows.
+
+    The first time it asks the others to show their copies: sync, let them sync, sync again, and run it again.
+    Where it must wait, it says for whom, with exit code 3; where too few full copies are known, with 1.
+    """
+    from klal.cli import render
+
+    out = Output(as_json=as_json)
+    with _open(file) as replica, out.progress("compacting") as update:
+        try:
+            report: dict[str, Any] = replica.compact(epoch, keep=keep, progress=update).to_json()
+        except IncompleteError as error:
+            waiting = [item.to_json() for item in error.waiting_for]
+            report = {"compacted": False, "reason": str(error), "waiting_for": waiting}
+            out.answer(report, lambda out: out.draw(render.not_compacted(report)))
+            return Exit.INCOMPLETE
+    out.answer(report, lambda out: out.draw(render.compacted(report)))
+    return Exit.DONE
+
+
 def _replace(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all; only a certificate is ever replaced."""
     from klal.model.certificate import MAGIC

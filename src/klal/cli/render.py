@@ -27,6 +27,7 @@ STATE_MEANINGS = {
     "alone": "no other member has been met: whether more exists is unknown",
     "behind": "not everything that is known is here",
     "whole": "everything that is known is here",
+    "part": "nothing that is wanted is missing, and old payloads were put down here",
     "stable": "everything is here, and every member is known to hold it",
     "closed": "the epoch is closed: every member named its certificate",
 }
@@ -34,6 +35,7 @@ STATE_STYLES = {
     "alone": "bold yellow",
     "behind": "bold yellow",
     "whole": "bold green",
+    "part": "bold green",
     "stable": "bold green",
     "closed": "bold cyan",
 }
@@ -149,6 +151,9 @@ def status(report: Json, *, now_unix_ms: int, ascii_only: bool = False) -> Rende
         ("headers", bar(headers["held"], headers["known"], ascii_only=ascii_only), _held(headers)),
         ("payloads", bar(payloads["held"], payloads["known"], ascii_only=ascii_only), _held(payloads)),
     )
+    if report.get("compacted") is not None:
+        put_down = counted(report["compacted"]["payloads"], "payload")
+        head.append(f"\ncompacted below epoch {report['compacted']['epoch']}: {put_down} put down here", "yellow")
     parts: list[RenderableType] = [head, Text(), cover, Text(), _members(report["members"], now_unix_ms), Text()]
     parts.append(_epoch_line(epoch))
     parts.append(_figures(report))
@@ -440,6 +445,23 @@ def traffic(report: Json) -> RenderableType:
     return made
 
 
+def compacted(report: Json) -> RenderableType:
+    """Return what a compaction did."""
+    return Text.assemble(
+        (f"compacted below epoch {report['epoch']}: ", "bold green"),
+        f"{counted(report['changes'], 'payload')} put down,"
+        f" {sized(report['bytes_before'])} before and {sized(report['bytes'])} now",
+        f"\nkept whole by {listed([shown(name) for name in report['keepers']], 'nobody')}",
+    )
+
+
+def not_compacted(report: Json) -> RenderableType:
+    """Return what a compaction waits for."""
+    lines = [Text.assemble(("not yet: ", "bold yellow"), shown(report["reason"]), overflow="fold")]
+    lines.extend(Text(f"{shown(item['member'])}: {item['reason']}") for item in report["waiting_for"])
+    return Group(*lines)
+
+
 def verified(report: Json) -> RenderableType:
     """Return what was checked and holds."""
     checked = [
@@ -448,7 +470,11 @@ def verified(report: Json) -> RenderableType:
         counted(report["receipts"], "receipt"),
         counted(report["certificates"], "certificate"),
     ]
-    return Text.assemble(("everything holds: ", "bold green"), ", ".join(checked))
+    trusted = ""
+    if "compacted" in report:
+        epoch = report["compacted"]["epoch"]
+        trusted = f"\ncompacted: the rows as of epoch {epoch} are those its certificate names, and were not made again"
+    return Text.assemble(("everything holds: ", "bold green"), ", ".join(checked), trusted)
 
 
 def healed(report: Json) -> RenderableType:

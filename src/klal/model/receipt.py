@@ -76,7 +76,7 @@ class Copy(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         hashes = [self.compacted]
         hashes.extend(each for question in self.questions for each in (question.certificate, question.above))
         hashes.extend(each for proof in self.proofs for each in (proof.log_id, proof.digest))
-        nonces = [each.nonce for each in (*self.questions, *self.proofs)]
+        nonces = [question.nonce for question in self.questions] + [proof.nonce for proof in self.proofs]
         logs = [proof.log_id for proof in self.proofs]
         return (
             all(len(each) == HASH_SIZE for each in hashes)

@@ -57,9 +57,7 @@ def tally_of(nonce: bytes, payloads: Iterable[bytes]) -> bytes:
 
 def digest_of(space_id: bytes, question: Question, holder: bytes, tally: bytes) -> bytes:
     """Return a holder's answer: its own, so that nobody can pass on what another said."""
-    return tagged_hash(
-        _DIGEST, space_id, question.certificate, question.above, question.nonce, holder, tally
-    )
+    return tagged_hash(_DIGEST, space_id, question.certificate, question.above, question.nonce, holder, tally)
 
 
 def draw_of(certificate: bytes, member_id: bytes) -> bytes:
@@ -76,7 +74,8 @@ def answers(words: Iterable[Word], asker: Word, question: Question, digests: Map
         question: What it asks.
         digests: Member id -> the right answer.
     """
-    proven, wrong = set(), set()
+    proven: set[bytes] = set()
+    wrong: set[bytes] = set()
     for word in words:
         for proof in word.copy.proofs:
             if (proof.log_id, proof.nonce) == (asker.log_id, question.nonce) and word.member_id != asker.member_id:
@@ -100,7 +99,7 @@ def chosen(certificate: bytes, proven: Collection[bytes], words: Iterable[Word],
 def bound_to(words: Iterable[Word], me: Word) -> tuple[bytes, ...]:
     """Return the members for whom this one keeps its copy, ascending (CMP-9)."""
     answered = {(proof.log_id, proof.nonce) for proof in me.copy.proofs}
-    found = set()
+    found: set[bytes] = set()
     for word in words:
         asks = any((word.log_id, question.nonce) in answered for question in word.copy.questions)
         if word.member_id != me.member_id and (asks or me.member_id in word.copy.keepers):

@@ -64,7 +64,7 @@ def gaps(logs: Mapping[bytes, Held], claims: Claims, copies: Copies | None = Non
         copies: Who holds it with payloads, where that is not the same.
     """
     copies = copies_of(claims) if copies is None else copies
-    found = []
+    found: list[Gap] = []
     for log_id in sorted(logs):
         held = logs[log_id]
         found.extend(

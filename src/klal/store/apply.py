@@ -179,11 +179,13 @@ class Applier:
                     tables.add(act.table_id)
         except RefusedError:
             return []  # It has no effect, whatever it is compared with.
-        found = []
+        found: list[ChangeRef] = []
         for index, start in sorted(open_from.items()):
-            for line in self._history.lines(self._history.logs[index], start, self._history.floor[index]):
-                if line.state == STATE_DROPPED and any(part.table_id in tables for part in line.header.parts):
-                    found.append(ChangeRef(index, line.header.seq))
+            found.extend(
+                ChangeRef(index, line.header.seq)
+                for line in self._history.lines(self._history.logs[index], start, self._history.floor[index])
+                if line.state == STATE_DROPPED and any(part.table_id in tables for part in line.header.parts)
+            )
         return found
 
     def _vector(self, before: dict[int, int], past: Sequence[ChangeRef]) -> dict[int, int]:

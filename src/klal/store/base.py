@@ -31,9 +31,9 @@ _PIECE_SIZE = 1 << 20
 _META = "compacted"
 # What a replay copies from the file itself, or has no use for.
 _LEFT_OUT = (
-    "klal_meta klal_log klal_change klal_span klal_slice klal_leaves klal_hash klal_past klal_seal klal_receipt"
-    " klal_fork klal_member klal_close klal_moment klal_epoch klal_base"
-).split()
+    *("klal_meta", "klal_log", "klal_change", "klal_span", "klal_slice", "klal_leaves", "klal_hash", "klal_past"),
+    *("klal_seal", "klal_receipt", "klal_fork", "klal_member", "klal_close", "klal_moment", "klal_epoch"),
+)
 
 
 class Base(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -97,9 +97,7 @@ def make_image(connection: Connection) -> bytes:
 # -- who wrote what last ----------------------------------------------------------------------------
 
 
-def put_written(
-    connection: Connection, table_id: bytes, lines: Iterable[tuple[bytes, int, Written]]
-) -> None:
+def put_written(connection: Connection, table_id: bytes, lines: Iterable[tuple[bytes, int, Written]]) -> None:
     """Keep, in a file that is to become an image, which changes last wrote the keys of a table.
 
     Args:
@@ -116,7 +114,7 @@ def written_of(connection: Connection, table_id: bytes, keys: Iterable[bytes]) -
     is_own = connection.execute("SELECT count(*) FROM klal_base").get == 0
     base = connection if is_own else open_base(connection)
     try:
-        found = {}
+        found: dict[bytes, tuple[int, Written]] = {}
         for key in keys:
             row = base.execute(
                 "SELECT life, writes FROM klal_written WHERE table_id = ? AND key = ?", (table_id, key)
@@ -133,4 +131,3 @@ def decode_written(data: bytes) -> dict[bytes, ChangeRef]:
     """Return the writes that were stored as these bytes."""
     lines = unpack(data, list[tuple[bytes, int, int]], "stored writes", 1 << 28)
     return {column_id: ChangeRef(log, seq) for column_id, log, seq in lines}
-

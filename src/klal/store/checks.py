@@ -25,7 +25,16 @@ from klal.rules.text import decode_document, told_by
 from klal.store.base import Base
 from klal.store.epochs import Replay
 from klal.store.file import unchecked
-from klal.store.history import STATE_APPLIED, STATE_DROPPED, STATE_HELD, STATE_LACKING, STATE_VOID, Log, lacks_payload, outcome_of
+from klal.store.history import (
+    STATE_APPLIED,
+    STATE_DROPPED,
+    STATE_HELD,
+    STATE_LACKING,
+    STATE_VOID,
+    Log,
+    lacks_payload,
+    outcome_of,
+)
 from klal.store.layout import DERIVED, TABLE_OF, quote
 from klal.store.roots import RowsRoot, rows_root
 from klal.store.sql import Connection
@@ -90,7 +99,7 @@ def check_store(store: Store, on_progress: Callable[[int, int], None] | None = N
             raise MalformedError(
                 f"{place}: something is not where it must be", rule="FIL-4", evidence=place, hint="klal heal mends it"
             ) from error
-    return Counts(*counts, store.history.base)
+    return Counts(counts[0], counts[1], counts[2], counts[3], store.history.base)
 
 
 def _check_pages(store: Store) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from klal.model.header import NO_CERTIFICATE, past_of
 from klal.model.receipt import Receipt
-from klal.rules.coverage import Copies, Held
+from klal.rules.coverage import Held
 from klal.rules.merge import ChangeRef
 from klal.store.history import History, Log
 from klal.store.sql import Connection
@@ -47,7 +47,7 @@ class Knowledge:
                 lengths[log_id] = max(lengths.get(log_id, 0), length)
         return found
 
-    def copies(self, cuts: Mapping[bytes, Mapping[bytes, int]]) -> Copies:
+    def copies(self, cuts: Mapping[bytes, Mapping[bytes, int]]) -> dict[bytes, dict[bytes, list[range]]]:
         """Return what members signed for holding with its payloads: of `claims`, without what they compacted.
 
         Args:

@@ -417,7 +417,11 @@ class Past:
         # Of several joins of one key, the first log's, by log id, names the member everywhere (CRT-4).
         for log in sorted(replay.history.logs.values(), key=lambda log: log.log_id):
             first = replay.history.read(ChangeRef(log.log, 0)) if log.applied_length else None
-            data = None if first is None or outcome_of(first.state) != STATE_APPLIED else replay.history.part(first, ACTS_TABLE)
+            data = (
+                None
+                if first is None or outcome_of(first.state) != STATE_APPLIED
+                else replay.history.part(first, ACTS_TABLE)
+            )
             for act in () if data is None else decode_acts(data):
                 entry = None
                 if isinstance(act, Genesis):

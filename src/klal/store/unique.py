@@ -187,7 +187,6 @@ class Uniques:
                             newest[key] = order
         return newest
 
-
     def _orders_of_base(self, table: Table, lives: Mapping[Key, int]) -> dict[Key, bytes]:
         """Return the same of what was written by changes whose payload was put down (CMP-3)."""
         found = {}

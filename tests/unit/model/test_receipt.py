@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from klal.errors import MalformedError, RefusedError, SignatureError
 from klal.model.codec import pack
-from klal.model.receipt import HeldHead, Receipt, Statement, make_receipt, receipts_root
+from klal.model.receipt import Copy, HeldHead, Proof, Question, Receipt, Statement, make_receipt, receipts_root
 from tests.helpers.model_strategies import ANA, BEN, SPACE, hashes
 
+nonces = st.binary(min_size=16, max_size=16)
 held = st.builds(HeldHead, hashes, st.integers(1, 1 << 40), hashes)
 statements = st.builds(
     Statement,
@@ -21,6 +22,13 @@ statements = st.builds(
     st.lists(held, max_size=3).map(tuple),
     st.lists(held, max_size=3).map(tuple),
     hashes,
+    st.builds(
+        Copy,
+        hashes,
+        st.sets(hashes, max_size=2).map(lambda each: tuple(sorted(each))),
+        st.lists(st.builds(Question, hashes, hashes, nonces), max_size=1).map(tuple),
+        st.lists(st.builds(Proof, hashes, nonces, hashes), max_size=1).map(tuple),
+    ),
 )
 PLAIN = Statement(ANA.member_id, bytes(16), 4, 1_700_000_000_000, (HeldHead(bytes(32), 2, bytes(32)),), ())
 
@@ -71,11 +79,18 @@ def test_a_receipt_of_another_space_or_member_is_refused() -> None:
         {4: [[bytes(32), 0, bytes(32)]]},
         {5: [[bytes(32), 1, bytes(33)]]},
         {6: bytes(31)},
+        {7: [bytes(31), [], [], []]},
+        {7: [bytes(32), [bytes(31)], [], []]},
+        {7: [bytes(32), [bytes([2]) * 32, bytes([1]) * 32], [], []]},
+        {7: [bytes(32), [], [[bytes(32), bytes(32), bytes(15)]], []]},
+        {7: [bytes(32), [], [[bytes(32), bytes(32), bytes(16)]] * 2, []]},
+        {7: [bytes(32), [], [], [[bytes(32), bytes(16), bytes(31)]]]},
+        {7: [bytes(32), [], [], [[bytes(32), bytes(16), bytes(32)]] * 2]},
     ],
 )
 def test_a_field_out_of_bounds_is_refused(fields: dict[int, object]) -> None:
     """RCP-1."""
-    body: list[object] = [ANA.member_id, bytes(16), 4, 5, [], [], bytes(32)]
+    body: list[object] = [ANA.member_id, bytes(16), 4, 5, [], [], bytes(32), [bytes(32), [], [], []]]
     for at, value in fields.items():
         body[at] = value
 
@@ -105,7 +120,7 @@ def test_its_log_is_named_by_member_and_incarnation() -> None:
 @pytest.mark.parametrize("field", [2, 3])
 def test_a_number_that_no_file_can_keep_is_refused(field: int) -> None:
     """RCP-1, T2: a member could else stop every replica that stores its receipt."""
-    body: list[object] = [ANA.member_id, bytes(16), 4, 5, [], [], bytes(32)]
+    body: list[object] = [ANA.member_id, bytes(16), 4, 5, [], [], bytes(32), [bytes(32), [], [], []]]
     body[field] = 1 << 63
 
     with pytest.raises(MalformedError):
