@@ -54,6 +54,7 @@ bench: $(READY)
 	@$(BIN)/python bench/moments.py
 	@$(BIN)/python bench/merge.py
 	@$(BIN)/python bench/certificates.py
+	@$(BIN)/python bench/compaction.py
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -q -n 2 --soak --timeout=3600

@@ -15,6 +15,7 @@ import apsw
 
 import klal
 from bench import COLUMNS, INSERT, UPDATE, Place, machine, rows_of, save, timed
+from klal.errors import IncompleteError
 
 
 def vacuumed(path: Path) -> int:
@@ -60,7 +61,7 @@ def measured(row_count: int, update_count: int, per_change: int) -> dict[str, fl
             ana.sync(ben.path)
         before = vacuumed(ana.path)
         figures = {"verify_s": timed(ana.verify)}
-        with suppress(klal.IncompleteError):
+        with suppress(IncompleteError):
             ana.compact(keep=1)
         for _ in range(2):  # There with the question, and back with the answer.
             ana.sync(ben.path)

@@ -675,7 +675,7 @@ class Replica:
             return Closed(number, certificate, survey.epoch_state(number))
 
     def compact(self, epoch: int | None = None, *, keep: int = 2, progress: OnProgress | None = None) -> Compacted:
-        """Put down the rows' payloads below the cut of a closed epoch, so that the file shrinks to about its rows.
+        """Put down the rows' payloads below the cut of a closed epoch, so that they no longer take space.
 
         Headers, seals and acts stay, so history is still proven link by link, and an image of the
         state at the cut takes the payloads' place. From then on this replica is a `part`: moments

@@ -588,7 +588,7 @@ def compact(
     ] = 2,
     as_json: Json = False,
 ) -> int:
-    """Put down old payloads below a closed epoch, so that the file shrinks to about its rows.
+    """Put down old payloads below a closed epoch, so that they no longer take space.
 
     The first time it asks the others to show their copies: sync, let them sync, sync again, and run it again.
     Where it must wait, it says for whom, with exit code 3; where too few full copies are known, with 1.
