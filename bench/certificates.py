@@ -201,6 +201,11 @@ def certificate_of(member_count: int) -> Certificate:
         members_root=members_root(ids),
         member_count=member_count,
         joined=tuple(each.member for each in witness),
+        left=(),
+        gone=(),
+        late=(),
+        steward=ids[0],
+        steward_next=ids[0],
     )
     return Certificate(
         body, tuple(CutHead(*(log_id, h.length, h.head_hash)) for log_id, h in cut.heads.items()), tuple(witness)

@@ -18,6 +18,7 @@ from klal.model.header import ACTS_TABLE, lone_table
 from klal.model.receipt import Receipt
 from klal.rules.admit import slice_count_of
 from klal.store.history import STATE_LACKING, lacks_payload
+from klal.store.stewardship import Stewardship
 from klal.store.store import Store
 from klal.store.writer import paused
 from klal.sync.station import (
@@ -43,11 +44,14 @@ class FileStation:
         self._store = store
         self._pending = 0
         store.intake.forget()
-        store.seal()
         with store.reading():
             pass
         if self.takes:
             store.apply_ready()
+            # Before anything is stated: what is said now leaves in this session.
+            Stewardship(store).do_duties()
+        store.seal()
+        if self.takes:
             store.sign_receipt()
 
     @property

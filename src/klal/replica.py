@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 from klal.compaction import compact, warnings
 from klal.errors import IncompleteError, KlalError, LinkError, ReadOnlyError, UsageError
 from klal.file_station import FileStation
+from klal.membership import Membership
 from klal.mend import Healed, mend, store_at
 from klal.model.certificate import Certificate
 from klal.model.schema import Key, Value
@@ -77,7 +78,7 @@ OnProgress = Callable[[Progress], None]
 Ran = tuple[int, tuple[str, ...], Sequence[tuple[Value, ...]], tuple[str | None, ...]]
 
 
-class Replica:
+class Replica(Membership):
     """One SQLite file of one space, with a member's key, or without one and then read-only.
 
     Made by `klal.create`, `klal.join` and `klal.open`. One thread uses it at a time.
@@ -642,14 +643,9 @@ class Replica:
             self._survey().check_may_finish(alone=alone)
         store.enter_if_waiting(is_writing=True)
         epoch = store.finish()
+        self._settle()
         self._tell_conflicts()
-        member_id = store.member_id
-        logs = tuple(
-            (log.log_id, log.length)
-            for log in sorted(store.history.logs.values(), key=lambda log: log.log_id)
-            if log.member_id == member_id and log.length
-        )
-        return Finished(epoch, logs)
+        return self._finished(epoch)
 
     def close_epoch(self, epoch: int | None = None) -> Closed:
         """Return the certificate of an epoch.
@@ -660,14 +656,16 @@ class Replica:
         Raises:
             IncompleteError: Not complete here; `.waiting_for` names members and reasons.
         """
+        if not self.read_only and not self._store.in_transaction:
+            self._settle()
         with self._store.reading():
             if not self.read_only:
                 self._store.behind.require_clean()
             survey = self._survey()
             number = survey.epoch_to_close() if epoch is None else epoch
             certificate = self._store.certificate(number)
-            if certificate is None:
-                waiting = survey.waiting_for(number)
+            waiting = survey.waiting_for(number)
+            if certificate is None or waiting:
                 names = ", ".join(f"{each.member_name} ({each.reason})" for each in waiting) or "earlier epochs"
                 raise IncompleteError(
                     f"epoch {number} is not complete here: it waits for {names}", waiting_for=waiting, epoch=number

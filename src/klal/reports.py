@@ -238,6 +238,7 @@ class MemberStatus:
         state: "whole", "part" (it has compacted), "behind" or "unknown", by the member's newest receipt.
         last_seen_unix_ms: when that receipt was signed, by the member's clock; None if never.
         finished: whether the member has finished the epoch that status shows.
+        standing: "member"; "left", "retired" or "expelled"; or "waiting" to be admitted.
     """
 
     member_id: bytes
@@ -245,6 +246,7 @@ class MemberStatus:
     state: str
     last_seen_unix_ms: int | None
     finished: bool
+    standing: str = "member"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -253,6 +255,7 @@ class MemberStatus:
             "state": self.state,
             "last_seen_unix_ms": self.last_seen_unix_ms,
             "finished": self.finished,
+            "standing": self.standing,
         }
 
 
@@ -261,7 +264,8 @@ class Waiting:
     """Whom an epoch waits for, and why.
 
     Shape:
-        reason: "not finished", "missing changes" or "missing payloads".
+        reason: "not finished", "missing changes", "missing payloads"; of a complete epoch "not heard from", or
+            "certificate not named", by its steward; and "fewer than half would be left".
         count: how many changes are missing; 0 for "not finished".
     """
 
@@ -293,6 +297,35 @@ class EpochStatus:
             "number": self.number,
             "state": self.state,
             "waiting_for": [waiting.to_json() for waiting in self.waiting_for],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Stewardship:
+    """Who has the last word on the open epoch, and who is supported for that place.
+
+    Shape:
+        steward: a name, or None while the place is vacant; is_mine: it is this replica's member.
+        round: of votes, 0 while nobody asked.
+        supporters: candidate's name -> names of those who support it in that round.
+        needed: how many of them it takes.
+    """
+
+    epoch: int
+    steward: str | None
+    is_mine: bool
+    round: int
+    supporters: dict[str, tuple[str, ...]]
+    needed: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "steward": self.steward,
+            "mine": self.is_mine,
+            "round": self.round,
+            "supporters": {name: list(by) for name, by in self.supporters.items()},
+            "needed": self.needed,
         }
 
 
@@ -367,7 +400,7 @@ class Closed:
     @property
     def without(self) -> tuple[bytes, ...]:
         """Ids of the members gone on without."""
-        return tuple(member_id for member_id, _ in self.certificate.body.retired)
+        return tuple(each.member_id for each in self.certificate.body.absent)
 
     def write(self, path: str | Path) -> None:
         """Write the certificate as a file of its own.

@@ -6,24 +6,35 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 from klal.errors import IncompleteError, UsageError
 from klal.model.acts import (
     Act,
     AddColumn,
+    Admit,
+    Certify,
     Close,
     CreateIndex,
     CreateTable,
     CreateView,
     Drop,
     DropColumn,
+    Expel,
     Genesis,
+    Hand,
     Invite,
     Join,
+    Leave,
     NameMoment,
     Rename,
+    Retire,
+    Return,
     SetPolicy,
+    Support,
+    Take,
+    Word,
     decode_acts,
 )
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
@@ -50,6 +61,7 @@ from klal.store.resolve import hidden_id_of, lines
 from klal.store.store import Store
 
 _SKEW_WARN_MS = 5 * 60 * 1000
+HOW_GONE = {"left": "left after", "retired": "was retired from", "expelled": "was expelled in"}
 _UNKNOWN_MEMBER = "a member not known here"
 
 
@@ -89,7 +101,8 @@ class Survey:
         """
         if len(self.names) < 2:
             return {}
-        return stable_lengths(self.names, self.claims, self.held, self.copies)
+        belonging = [member_id for member_id in self.names if self.standings.get(member_id, "member") == "member"]
+        return stable_lengths(belonging, self.claims, self.held, self.copies)
 
     @cached_property
     def copies(self) -> dict[bytes, dict[bytes, list[range]]]:
@@ -116,6 +129,15 @@ class Survey:
     @cached_property
     def _copies_of_others(self) -> dict[bytes, dict[bytes, list[range]]]:
         return {member: logs for member, logs in self.copies.items() if member != self._me}
+
+    @cached_property
+    def standings(self) -> dict[bytes, str]:
+        """How those stand who do not belong as this is read: "left", "retired", "expelled" or "waiting"."""
+        epochs = self._store.epochs
+        found = dict.fromkeys(self._store.applier.questioned, "waiting")
+        found.update((each.member_id, each.kind) for each in epochs.previous.gone)
+        found.update(epochs.removed())
+        return found
 
     @cached_property
     def gaps(self) -> list[Gap]:
@@ -220,8 +242,15 @@ class Survey:
         Raises:
             IncompleteError: The epoch before is not complete here; or this member knows of
                 nobody else though it has invited, and not `alone` (W4).
+            UsageError: It was retired from this epoch, or expelled (MEM-7).
         """
         epoch = self._store.writer.epoch
+        if self._me in self._store.epochs.removed():
+            raise UsageError(
+                f"epoch {self._store.epochs.next_epoch} goes on without this member",
+                rule="MEM-7",
+                hint="klal status says why, and what next",
+            )
         if not alone and len(self.names) == 1 and self._has_invited():
             raise IncompleteError(
                 f"epoch {epoch} would be finished for everybody: invitations are out and nobody has been heard of yet",
@@ -253,15 +282,19 @@ class Survey:
         """Return whom an epoch that is not complete here waits for, and why (W10, W26)."""
         store = self._store
         if epoch < store.epochs.next_epoch:
-            return ()
+            return tuple(each for each in self.unnamed(epoch) if each.reason == "certificate not named")
         cut = store.epochs.next_cut()
         if isinstance(cut, Cut):
             return ()
         waiting = []
+        if cut.is_too_few:
+            steward = store.epochs.steward(epoch)
+            waiting.append(Waiting(self.name(steward), steward, "fewer than half would be left", 0, ()))
         # The cut names those it is sure to count. Whoever else is known and has not finished
         # is named too: a join inside somebody's Close makes them counted.
         unfinished = {member_id for member_id in self.names if store.epochs.finished(member_id) <= epoch}
-        for member_id in sorted({*cut, *unfinished}):
+        unfinished -= self.standings.keys()
+        for member_id in sorted({*cut.waiting, *unfinished}):
             mine = [gap for gap in self.gaps if gap.member_id == member_id]
             # Headers first: while they are missing, a Close may lie among them.
             for what, reason in (("headers", "missing changes"), ("payloads", "missing payloads")):
@@ -288,17 +321,24 @@ class Survey:
         if epoch >= len(closed):
             return ()
         # A later certificate is made only upon this one, so naming it names this one too.
-        later = {each.certificate_hash for each in closed[epoch:]}
-        naming = {
-            receipt.statement.member_id
-            for receipt in self._store.knowledge.receipts().values()
-            if receipt.statement.certificate in later
-        } | {self._me}
-        return tuple(
+        naming = self._store.naming(epoch)
+        if self._me and self._is_mine(epoch):
+            naming |= {self._me}
+        waiting = [
             Waiting(self.name(member), member, "not heard from", 0, ())
             for member in closed[epoch].cut.counted
             if member not in naming
-        )
+        ]
+        if self._store.epochs.needs_word(closed[epoch]):
+            steward = closed[epoch].cut.steward
+            waiting.insert(0, Waiting(self.name(steward), steward, "certificate not named", 0, ()))
+        return tuple(waiting)
+
+    def _is_mine(self, epoch: int) -> bool:
+        """True when this member may put its name to the certificate of an epoch (EPO-9)."""
+        closed = self._store.applier.closed
+        mine = self._store.epochs.nameable(self._me, self._store.naming)
+        return mine in {each.certificate_hash for each in closed[epoch:]}
 
     def epoch(self) -> EpochStatus:
         """Return the first epoch that is not closed and has work in it, else the last closed one."""
@@ -376,7 +416,8 @@ class Survey:
                 is_whole = all(reach[log_id] >= log.known_length for log_id, log in self.held.items())
                 state = ("whole" if is_whole else "part") if has_all else "behind"
             finished = self._store.epochs.finished(member_id) > epoch
-            found.append(MemberStatus(member_id, name, state, newest.get(member_id), finished))
+            standing = self.standings.get(member_id, "member")
+            found.append(MemberStatus(member_id, name, state, newest.get(member_id), finished, standing))
         return tuple(found)
 
     def _only_here(self) -> int:
@@ -412,10 +453,32 @@ class Survey:
             ref = self._history.ref_of(lsn)
             who = self.name(self._history.logs[ref.log].member_id)
             warnings.append(f"change {ref.seq} of {who} broke a rule and has no effect")
+        warnings.extend(self._membership())
         warnings.extend(self._other_certificates())
         warnings.extend(self._skew())
         warnings.extend(warning for warning in (self._store.behind.warning(),) if warning)
         return tuple(warnings)
+
+    def _membership(self) -> list[str]:
+        """Say what of membership somebody should know or do."""
+        found = []
+        epochs = self._store.epochs
+        for gone in epochs.previous.gone:
+            if gone.member_id == self._me:
+                why = f": {gone.reason}" if gone.reason else ""
+                found.append(f"this member {HOW_GONE[gone.kind]} epoch {gone.epoch}{why}")
+        if self._me in epochs.removed():
+            found.append(f"epoch {epochs.next_epoch} goes on without this member; its work enters a later one")
+        for member_id in sorted(self._store.applier.questioned):
+            if self.standings[member_id] == "waiting":
+                found.append(f"{self.name(member_id)} joined too late for its epoch and waits to be admitted")
+            else:
+                found.append(f"changes of {self.name(member_id)}, who was expelled, wait for another member's word")
+        if not epochs.steward(epochs.next_epoch):
+            found.append(f"epoch {epochs.next_epoch} has no steward")
+        for member_id, word, fault in epochs.words.without_effect():
+            found.append(f"{self.name(member_id)} {describe_word(word, self.name)}: no effect, since it {fault}")
+        return found
 
     def _other_certificates(self) -> list[str]:
         """Name members whose certificate is not one computed here although all of its ground is."""
@@ -528,7 +591,7 @@ class Survey:
     def _acts(self, stored: Stored) -> tuple[str, ...]:
         # What had no effect may not even be readable.
         data = None if outcome_of(stored.state) == STATE_VOID else self._history.part(stored, ACTS_TABLE)
-        return () if data is None else tuple(map(_describe, decode_acts(data)))
+        return () if data is None else tuple(_describe(act, self.name) for act in decode_acts(data))
 
 
 def _without(held: Held) -> list[range]:
@@ -541,7 +604,30 @@ def _without(held: Held) -> list[range]:
     return [each for each in found if each]
 
 
-def _describe(act: Act) -> str:
+def describe_word(word: Word, name: Callable[[bytes], str]) -> str:
+    """Return what a word says, in a few words."""
+    match word:
+        case Leave():
+            return f"left after epoch {word.epoch}"
+        case Return():
+            return "came back"
+        case Retire():
+            return f"retired {name(word.member)} from epoch {word.epoch}: {word.reason}"
+        case Expel():
+            return f"expelled {name(word.member)} in epoch {word.epoch}: {word.reason}"
+        case Admit():
+            return f"admitted {name(word.member)}"
+        case Support():
+            return f"supported {name(word.candidate)} as steward of epoch {word.epoch}, round {word.round}"
+        case Take():
+            return f"took the stewardship of epoch {word.epoch}, round {word.round}"
+        case Hand():
+            return f"handed the stewardship after epoch {word.epoch} to {name(word.member)}"
+        case Certify():
+            return f"named certificate {word.certificate.hex()[:8]} of epoch {word.epoch}"
+
+
+def _describe(act: Act, name: Callable[[bytes], str]) -> str:
     match act:
         case Genesis():
             return f"founded {act.space_name}"
@@ -557,6 +643,8 @@ def _describe(act: Act) -> str:
             )
         case Close():
             return f"finished epoch {act.epoch}"
+        case Leave() | Return() | Retire() | Expel() | Admit() | Support() | Take() | Hand() | Certify():
+            return describe_word(act, name)
         case NameMoment():
             return f"named {act.name}"
         case AddColumn():
@@ -567,8 +655,6 @@ def _describe(act: Act) -> str:
             return f"created view {act.definition.name}"
         case Rename():
             return f"renamed a {'column' if act.column_id else 'table'} to {act.name}"
-        case SetPolicy():
-            return f"set the policy of a table: {' '.join(filter(None, (act.merge, act.on_delete)))}"
         case DropColumn():
             return "dropped a column"
         case Drop():

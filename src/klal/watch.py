@@ -44,7 +44,7 @@ Since = ChangeId | str | Iterable[ChangeId | str]
 
 def rows_as_of(store: Store, lengths: dict[int, int], sql: str, parameters: Parameters) -> list[tuple[Value, ...]]:
     """Return what a query gave when this much of each log was applied: history applied again in memory."""
-    replay = Replay(store.connection, store.history, store.applier.closed)
+    replay = Replay(store.connection, store.history, store.applier.certificate_in)
     try:
         replay.run(lengths)
         return replay.connection.execute(sql, parameters).fetchall()

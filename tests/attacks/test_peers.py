@@ -186,7 +186,7 @@ POISON = {
                     m.space_id,
                     m.key.member_id,
                     "again",
-                    make_invitation(SigningKey(b"u" * 32), m.space_id, SigningKey(b"t" * 32).member_id, 1),
+                    make_invitation(SigningKey(b"u" * 32), m.space_id, SigningKey(b"t" * 32).member_id, 1, 0),
                 ),
             ),
             SALT,
@@ -275,7 +275,7 @@ def test_a_ticket_signed_by_nobody_lets_nobody_in(fleet):
     """T17."""
     mallory = Mallory(fleet)
     ticket = SigningKey(b"t" * 32)
-    forged = make_invitation(mallory.key, mallory.space_id, ticket.member_id, 1)
+    forged = make_invitation(mallory.key, mallory.space_id, ticket.member_id, 1, 0)
     act = make_join(ticket, mallory.space_id, mallory.key.member_id, "mallory", forged)
     mallory.write({ACTS_TABLE: encode_acts((act,), SALT)})
 

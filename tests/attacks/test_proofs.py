@@ -229,12 +229,13 @@ def test_a_member_who_is_left_out_unsaid_is_found(chain):
     body = chain[2].body
     kept = tuple(witness for witness in chain[2].witness if witness.member.name != "ben")
     ids = [witness.member.member_id for witness in kept]
-    bent = replace(body, members_root=members_root(ids), member_count=len(ids))
+    left = tuple(witness.member.member_id for witness in chain[2].witness if witness.member.name == "ben")
+    bent = replace(body, members_root=members_root(ids), member_count=len(ids), left=left)
     forged = check_certificate(replace(chain[2], body=bent, witness=kept).encode())
 
     with pytest.raises(LinkError, match="does not say why") as caught:
         check_chain([chain[1], forged])
-    assert caught.value.rule == "CRT-4"
+    assert caught.value.rule == "CRT-6"
 
 
 def test_two_certificates_for_one_epoch_are_evidence(chain):
@@ -270,7 +271,11 @@ def test_a_certificate_whose_cut_forgets_what_was_certified_is_no_successor(chai
         "row_count",
         "member_count",
         "joined",
-        "retired",
+        "left",
+        "gone",
+        "late",
+        "steward",
+        "steward_next",
     ],
 )
 def test_every_field_of_a_body_is_held_against_history(chain, name):

@@ -23,7 +23,7 @@ def books(folder: Path) -> Iterator[Fleet]:
         fleet.join("ben")
         for epoch in range(EPOCH_COUNT):
             if epoch == 1:
-                fleet.join("cal")
+                fleet.join("cal", fleet["ben"].invite())
                 fleet["ana"].execute("ALTER TABLE bird ADD COLUMN ring TEXT DEFAULT '-'")
                 fleet.gather()
             for name in fleet.names:

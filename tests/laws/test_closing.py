@@ -184,7 +184,7 @@ def test_a_join_that_is_discovered_late_is_heard_before_the_epoch_ends(fleet):
 
 
 def test_work_that_comes_after_the_close_is_of_the_next_certificate_and_named_late(fleet):
-    """W19: a member nobody had heard of enters the next epoch, and nothing of theirs is lost."""
+    """W19: a member nobody had heard of enters the next epoch, by one member's word, and nothing of theirs is lost."""
     three(fleet)
     fleet.join("dan")
     late = fleet["dan"].execute("INSERT INTO bird VALUES('late', 1, NULL)").change
@@ -192,6 +192,8 @@ def test_work_that_comes_after_the_close_is_of_the_next_certificate_and_named_la
         fleet[name].finish()
     fleet.gather(NAMES)
     assert fleet["ana"].close_epoch(0).certificate.body.row_count == 3
+    fleet.gather()
+    fleet["cal"].admit("dan")
     fleet.gather()
 
     for replica in fleet.replicas.values():

@@ -9,6 +9,7 @@ How the two are read against each other:
 - The engine signs a receipt when a session begins and when it settles, if it says anything new; so the driver gives
   both sides of a contact a receipt before it, and after it, and once more lets them pass.
 - The model names those whom the epoch is sure to count; the engine also names who is known and has not finished.
+- Who joins too late for their epoch waits to be admitted (MEM-10); the model has no such word, so there it ends.
 - A closed epoch: the engine counts its own word from what it computes, without waiting to have signed it.
 """
 
@@ -187,6 +188,8 @@ def test_the_engine_says_what_the_observer_of_the_whole_says(scenario: list[tupl
         both.check()
         for step in scenario:
             both.step(step)
+            if any(member.standing == "waiting" for replica in fleet.replicas.values() for member in replica.members()):
+                return
             both.check()
 
 

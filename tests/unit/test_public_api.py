@@ -18,9 +18,9 @@ def _public() -> list[str]:
             thing = getattr(module, name)
             lines.append(f"{module.__name__}.{name}")
             if inspect.isclass(thing) and thing.__module__.startswith("klal") and not issubclass(thing, Exception):
-                lines.extend(
-                    f"{module.__name__}.{name}.{member}" for member in sorted(vars(thing)) if not member.startswith("_")
-                )
+                ours = [each for each in thing.__mro__ if each.__module__.startswith("klal")]
+                members = {member for each in ours for member in vars(each) if not member.startswith("_")}
+                lines.extend(f"{module.__name__}.{name}.{member}" for member in sorted(members))
     lines.extend(
         f"klal.errors.{name}"
         for name, thing in sorted(vars(klal.errors).items())

@@ -102,7 +102,7 @@ def _history() -> dict[str, Any]:
     second = Header(1, 0, 1_700_000_000_001, 3, first_hash, NO_CERTIFICATE, (), parts)
     second_hash = header_hash(SPACE, second.encode())
 
-    invitation = make_invitation(ANA, SPACE, TICKET_KEY.member_id, 3)
+    invitation = make_invitation(ANA, SPACE, TICKET_KEY.member_id, 3, 0)
     join = make_join(TICKET_KEY, SPACE, BEN.member_id, "ben", invitation)
     join_acts = encode_acts((join, Close(0)), SALT)
     third = Header(
@@ -182,6 +182,11 @@ def certificate() -> Certificate:
         members_root([name.member_id for name in names]),
         2,
         names,
+        (),
+        (),
+        (),
+        ANA.member_id,
+        ANA.member_id,
     )
     witness = tuple(
         Witness(

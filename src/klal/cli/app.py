@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from klal.cli.members import members
+from klal.cli.options import File, Json, Member, NewFile, home, open_replica
 from klal.cli.output import Exit, Output
 from klal.errors import BusyError, IncompleteError, KlalError, RefusedError, StoreError, UsageError
 
@@ -33,10 +35,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-File = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A klal database.")]
-NewFile = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="Where the new database will be.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing for people.")]
-Member = Annotated[str, typer.Option("--member", help="My name in the space.")]
+
+app.add_typer(members)
 
 
 def run(arguments: list[str]) -> int:
@@ -128,7 +128,7 @@ def invite(
     Whoever has it may join, offline, without asking again: it is a secret.
     """
     out = Output(as_json=as_json)
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         ticket = replica.invite(use_count_max=uses)
     if as_json:
         out.json({"ticket": ticket})
@@ -186,7 +186,7 @@ def sql(
     from klal.cli.text import counted, rows_as_objects, short_change
 
     out = Output(as_json=as_json)
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         result = replica.execute(statement)
     change = None if result.change is None else str(result.change)
     if result.columns and change is None:
@@ -227,7 +227,7 @@ def import_csv(
 
     out = Output(as_json=as_json)
     require_csv(csv)
-    with _open(file) as replica, CsvReader(csv, nulls=[""] if null is None else null) as reader:
+    with open_replica(file) as replica, CsvReader(csv, nulls=[""] if null is None else null) as reader:
         tables = {name.lower(): name for name in replica.tables()}
         if table.lower() not in tables:
             raise RefusedError(
@@ -289,7 +289,7 @@ def export_csv(
 
     out = Output(as_json=as_json)
     require_csv(csv)
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         tables = {name.lower(): name for name in replica.tables()}
         if table.lower() not in tables:
             raise RefusedError(
@@ -333,7 +333,7 @@ def sync(
     for remote in remotes:
         if "://" in remote:
             raise UsageError(f"{remote} is a URL; this release syncs with files and folders")
-    with _open(file) as replica, out.progress("exchanging") as update:
+    with open_replica(file) as replica, out.progress("exchanging") as update:
         report = replica.sync(*remotes, progress=update, byte_count_max=max_bytes).to_json()
         coverage = replica.coverage()
     refused = report.get("refused", [])
@@ -367,7 +367,7 @@ def status(file: File, as_json: Json = False) -> int:
     from klal.cli import render
 
     out = Output(as_json=as_json)
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         report = replica.status().to_json()
     ascii_only = out.console.options.ascii_only
     out.answer(report, lambda out: out.draw(render.status(report, now_unix_ms=_now(), ascii_only=ascii_only)))
@@ -379,7 +379,7 @@ def missing(file: File, as_json: Json = False) -> int:
     """List what is known and not here, and who has it."""
     from klal.cli import render
 
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         report = [item.to_json() for item in replica.missing()]
     Output(as_json=as_json).answer(report, lambda out: out.draw(render.missing(report)))
     return Exit.DONE
@@ -394,7 +394,7 @@ def who_has(
     """Say who is known to hold one change."""
     from klal.cli import render
 
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         report = replica.who_has(_full_change(replica, change)).to_json()
     Output(as_json=as_json).answer(report, lambda out: out.draw(render.holders(report)))
     return Exit.DONE
@@ -423,7 +423,7 @@ def conflicts(file: File, as_json: Json = False) -> int:
     """
     from klal.cli import render
 
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         report = [item.to_json() for item in replica.conflicts()]
     Output(as_json=as_json).answer(report, lambda out: out.draw(render.conflicts(report, now_unix_ms=_now())))
     return Exit.DONE
@@ -441,7 +441,7 @@ def resolve(
     """Settle a conflict with one write that has seen both sides."""
     from klal.cli.text import short_change
 
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         if value is None:
             report = replica.resolve(conflict, keep=keep, delete=delete).to_json()
         else:
@@ -473,7 +473,7 @@ def watch(
 
     out = Output(as_json=as_json)
     is_empty = True
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         heads = None if since is None else [_full_change(replica, change) for change in since]
         for event in replica.watch(query, since=heads, timeout=timeout):
             is_empty = False
@@ -496,7 +496,7 @@ def violations(file: File, as_json: Json = False) -> int:
     """
     from klal.cli import render
 
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         report = [item.to_json() for item in replica.violations()]
     Output(as_json=as_json).answer(report, lambda out: out.draw(render.violations(report)))
     return Exit.DONE
@@ -516,7 +516,7 @@ def finish(
     """Say that I have nothing more to add to this epoch."""
     from klal.cli.text import counted
 
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         report = replica.finish(alone=alone).to_json()
         is_only_one = len(replica.members()) == 1
     length = sum(log["length"] for log in report["logs"])
@@ -547,7 +547,7 @@ def close(
     from klal.cli.text import shown
 
     out = Output(as_json=as_json)
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         try:
             closed = replica.close_epoch(epoch)
         except IncompleteError as error:
@@ -596,7 +596,7 @@ def compact(
     from klal.cli import render
 
     out = Output(as_json=as_json)
-    with _open(file) as replica, out.progress("compacting") as update:
+    with open_replica(file) as replica, out.progress("compacting") as update:
         try:
             report: dict[str, Any] = replica.compact(epoch, keep=keep, progress=update).to_json()
         except IncompleteError as error:
@@ -640,7 +640,7 @@ def log(
     """List changes, newest first."""
     from klal.cli import render
 
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         report = [entry.to_json() for entry in replica.log(limit=limit, table=table)]
     Output(as_json=as_json).answer(report, lambda out: out.draw(render.log(report, now_unix_ms=_now())))
     return Exit.DONE
@@ -662,7 +662,7 @@ def at(
     from klal.cli import render
     from klal.cli.text import rows_as_objects
 
-    with _open(file) as replica, replica.at(_moment(replica, moment)) as then:
+    with open_replica(file) as replica, replica.at(_moment(replica, moment)) as then:
         rows = then.query(statement)
     objects = rows_as_objects(rows.columns, rows)
     Output(as_json=as_json).answer(objects, lambda out: render.rows(out, rows.columns, rows))
@@ -687,7 +687,7 @@ def moment(
     from klal.cli.text import counted, shown
 
     out = Output(as_json=as_json)
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         if name is None:
             listed = [each.to_json() for each in replica.moments()]
             out.answer(listed, lambda out: out.draw(render.moments(listed, now_unix_ms=_now())))
@@ -713,7 +713,7 @@ def history(
     from klal.cli import render
     from klal.cli.csvfile import spelled_key
 
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         types = dict(replica.table_columns(table))
         declared = [types[name] for name in replica.table_key(table)]
         report = [version.to_json() for version in replica.history(table, spelled_key(key, declared))]
@@ -731,7 +731,7 @@ def diff(
     """List the rows that are not the same in two moments."""
     from klal.cli import render
 
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         found = replica.diff(_moment(replica, before), _moment(replica, after))
     report = [change.to_json() for change in found]
     Output(as_json=as_json).answer(report, lambda out: out.draw(render.diff(report)))
@@ -766,7 +766,7 @@ def prove(
 
     out = Output(as_json=as_json)
     proving.require_one(what, member, since, payload=payload, key=key)
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         if member is not None:
             proof = replica.prove.member(member, epoch=epoch)
         elif what is None:
@@ -810,10 +810,10 @@ def verify(
             chain, report = proving.verify_certificates(named)
             draw = proving.draw_certificates
             if "file" in kinds:
-                with _open(files[kinds.index("file")]) as replica, out.progress("checking") as update:
+                with open_replica(files[kinds.index("file")]) as replica, out.progress("checking") as update:
                     report = proving.compared(replica, chain, report, update)
         else:
-            with _open(files[0]) as replica, out.progress("checking") as update:
+            with open_replica(files[0]) as replica, out.progress("checking") as update:
                 report = replica.verify(progress=update).to_json()
 
             def draw(out: Output, report: dict[str, Any]) -> None:
@@ -866,7 +866,7 @@ def behind(
     out = Output(as_json=as_json)
     if adopt and undo:
         raise UsageError("what was written can be adopted or undone, not both")
-    with _open(file) as replica:
+    with open_replica(file) as replica:
         if not (adopt or undo):
             report = [item.to_json() for item in replica.foreign_writes()]
             out.answer(report, lambda out: out.draw(render.foreign_writes(report)))
@@ -924,7 +924,7 @@ def backup(
     from klal.cli.text import shown, sized
 
     out = Output(as_json=as_json)
-    with _open(file) as replica, out.progress("copying") as update:
+    with open_replica(file) as replica, out.progress("copying") as update:
         replica.backup(to, progress=update)
     size = to.stat().st_size
     out.answer({"path": str(to), "bytes": size}, lambda out: out.say(f"{sized(size)} in {shown(str(to))}"))
@@ -965,18 +965,6 @@ def simulate(
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------
-
-
-def home() -> Path | None:
-    """Return the folder that keeps keys, or None for the library's own choice."""
-    named = os.environ.get("KLAL_HOME")
-    return Path(named) if named else None
-
-
-def _open(file: Path) -> Replica:
-    import klal as library
-
-    return library.open(file, home=home())
 
 
 def _now() -> int:

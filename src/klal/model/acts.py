@@ -44,6 +44,7 @@ from klal.model.schema import (
 
 ACT_COUNT_MAX = 4096
 RENAME_NUMBER_MAX = (1 << 31) - 1
+ROUND_MAX = (1 << 31) - 1
 # The first of each holds where nobody has said anything.
 MERGE_POLICIES = ("cell", "row")
 DELETE_POLICIES = ("revive", "wins")
@@ -65,6 +66,21 @@ class Policy(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     not_after_ms: int = UNIX_MS_MAX
 
 
+class Predecessor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The space that a space goes on from (MEM-11).
+
+    Shape:
+        space_id, space_name: of the old space.
+        root: of the history of it that the founder held.
+        certificate: the newest one of it that the founder held, or 32 zero bytes.
+    """
+
+    space_id: bytes
+    space_name: str
+    root: bytes
+    certificate: bytes
+
+
 class Genesis(_Act, frozen=True, tag="genesis"):
     """The one origin. Its hash is the space's id (W1)."""
 
@@ -73,6 +89,7 @@ class Genesis(_Act, frozen=True, tag="genesis"):
     founder_name: str
     nonce: bytes
     policy: Policy
+    predecessor: Predecessor | None = None
 
     @property
     def space_id(self) -> bytes:
@@ -86,11 +103,13 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     Shape:
         ticket_id: public half of the ticket's own Ed25519 key.
         use_count_max: how many members it is meant for; over-use is listed, not refused.
+        epoch: the one it is for: like every grant it ends with its epoch (W23).
     """
 
     inviter: bytes
     ticket_id: bytes
     use_count_max: int
+    epoch: int
     signature: bytes
 
     def check(self, space_id: bytes) -> None:
@@ -100,8 +119,8 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
             MalformedError: ACT-2. SignatureError: MEM-2.
         """
         _check_invitation(self)
-        uses = self.use_count_max.to_bytes(4, "big")
-        check_signature(self.inviter, self.signature, "invitation", _INVITE_TAG, space_id, self.ticket_id, uses)
+        numbers = _invitation_numbers(self.use_count_max, self.epoch)
+        check_signature(self.inviter, self.signature, "invitation", _INVITE_TAG, space_id, self.ticket_id, numbers)
 
 
 class Invite(_Act, frozen=True, tag="invite"):
@@ -215,6 +234,67 @@ class Close(_Act, frozen=True, tag="close"):
     epoch: int
 
 
+class Leave(_Act, frozen=True, tag="leave"):
+    """A member's word beside its Close: I am not of the epochs after this one."""
+
+    epoch: int
+
+
+class Return(_Act, frozen=True, tag="return"):
+    """A member's word that it is back, having left or been retired."""
+
+
+class Retire(_Act, frozen=True, tag="retire"):
+    """The steward's word: this epoch goes on without that member, and says so."""
+
+    member: bytes
+    epoch: int
+    reason: str
+
+
+class Expel(_Act, frozen=True, tag="expel"):
+    """The steward's word: that member is one no more, and what of theirs I had not seen waits for another's word."""
+
+    member: bytes
+    epoch: int
+    reason: str
+
+
+class Admit(_Act, frozen=True, tag="admit"):
+    """A member's word that somebody belongs here: who joined too late for their epoch, or was expelled."""
+
+    member: bytes
+
+
+class Support(_Act, frozen=True, tag="support"):
+    """A member's one vote, in one round of one epoch, on who shall be its steward instead."""
+
+    epoch: int
+    round: int
+    candidate: bytes
+
+
+class Take(_Act, frozen=True, tag="take"):
+    """The word of who more than half support: I am the steward of this epoch now."""
+
+    epoch: int
+    round: int
+
+
+class Hand(_Act, frozen=True, tag="hand"):
+    """The steward's word: that member is the steward from the next epoch on."""
+
+    epoch: int
+    member: bytes
+
+
+class Certify(_Act, frozen=True, tag="certify"):
+    """The steward's word, once an epoch, where it could have come to more than one certificate: this one stands."""
+
+    epoch: int
+    certificate: bytes
+
+
 class NameMoment(_Act, frozen=True, tag="moment"):
     """A name for a state: the one that the act's own change had seen.
 
@@ -226,16 +306,23 @@ class NameMoment(_Act, frozen=True, tag="moment"):
 
 
 SchemaAct = CreateTable | AddColumn | CreateIndex | CreateView | Rename | SetPolicy | DropColumn | Drop
-Act = Genesis | Invite | Join | SchemaAct | Close | NameMoment
+Word = Leave | Return | Retire | Expel | Admit | Support | Take | Hand | Certify
+"""What members say about who belongs and who decides; each is judged by its own past."""
+
+Act = Genesis | Invite | Join | SchemaAct | Close | Word | NameMoment
 
 _INVITE_TAG = "klal/invite/1"
 _JOIN_TAG = "klal/join/1"
 
 
-def make_invitation(key: SigningKey, space_id: bytes, ticket_id: bytes, use_count_max: int) -> Invitation:
+def make_invitation(key: SigningKey, space_id: bytes, ticket_id: bytes, use_count_max: int, epoch: int) -> Invitation:
     """Return an invitation signed by `key`."""
-    uses = use_count_max.to_bytes(4, "big")
-    return Invitation(key.member_id, ticket_id, use_count_max, key.sign(_INVITE_TAG, space_id, ticket_id, uses))
+    signature = key.sign(_INVITE_TAG, space_id, ticket_id, _invitation_numbers(use_count_max, epoch))
+    return Invitation(key.member_id, ticket_id, use_count_max, epoch, signature)
+
+
+def _invitation_numbers(use_count_max: int, epoch: int) -> bytes:
+    return use_count_max.to_bytes(4, "big") + epoch.to_bytes(4, "big")
 
 
 def make_join(ticket_key: SigningKey, space_id: bytes, member: bytes, name: str, invitation: Invitation) -> Join:
@@ -275,6 +362,16 @@ def encode_act(act: Act) -> bytes:
     return pack(act)
 
 
+def decode_word(data: bytes) -> Word:
+    """Return a word that a file keeps.
+
+    Raises:
+        MalformedError: ACT-1, it is none.
+    """
+    word: Word = unpack(data, Word, "stored word", ACTS_SIZE_MAX)  # type: ignore[arg-type]
+    return word
+
+
 def decode_schema_act(data: bytes) -> SchemaAct:
     """Return a schema act that a file keeps.
 
@@ -299,6 +396,10 @@ def check_act(act: Act) -> None:
             _check_size(act.nonce, HASH_SIZE, "nonce")
             if act.policy.invited_by not in ("member", "steward") or not 0 <= act.policy.not_after_ms <= UNIX_MS_MAX:
                 raise MalformedError("genesis has a policy out of bounds", rule="ACT-2")
+            if act.predecessor is not None:
+                _check_name(act.predecessor.space_name)
+                for value in (act.predecessor.space_id, act.predecessor.root, act.predecessor.certificate):
+                    _check_size(value, HASH_SIZE, "predecessor")
         case Invite():
             _check_invitation(act.invitation)
         case Join():
@@ -335,16 +436,36 @@ def check_act(act: Act) -> None:
             is_known = act.merge in ("", *MERGE_POLICIES) and act.on_delete in ("", *DELETE_POLICIES)
             if not is_known or not (act.merge or act.on_delete) or not 0 < act.number <= RENAME_NUMBER_MAX:
                 raise MalformedError(f"policy {act.merge!r:.20} {act.on_delete!r:.20} is none", rule="POL-1")
-        case Close():
-            if not 0 <= act.epoch <= EPOCH_MAX:
-                raise MalformedError(f"close names epoch {act.epoch}", rule="ACT-2")
+        case Close() | Leave() | Return() | Retire() | Expel() | Admit() | Support() | Take() | Hand() | Certify():
+            _check_word(act)
         case NameMoment():
             _check_name(act.name)
             if has_suffix(act.name):
                 raise MalformedError(f"moment name {act.name!r:.40} ends as those told apart do", rule="MOM-2")
 
 
+def _check_word(word: Close | Word) -> None:
+    if not isinstance(word, Return | Admit):
+        _check_epoch(word.epoch)
+    if isinstance(word, Retire | Expel | Admit | Hand):
+        _check_size(word.member, MEMBER_ID_SIZE, "member")
+    if isinstance(word, Retire | Expel):
+        _check_name(word.reason)
+    if isinstance(word, Support):
+        _check_size(word.candidate, MEMBER_ID_SIZE, "candidate")
+    if isinstance(word, Support | Take) and not 0 < word.round <= ROUND_MAX:
+        raise MalformedError(f"round is {word.round}, want 1 to {ROUND_MAX}", rule="ACT-2")
+    if isinstance(word, Certify):
+        _check_size(word.certificate, HASH_SIZE, "certificate")
+
+
+def _check_epoch(epoch: int) -> None:
+    if not 0 <= epoch <= EPOCH_MAX:
+        raise MalformedError(f"act names epoch {epoch}", rule="ACT-2")
+
+
 def _check_invitation(invitation: Invitation) -> None:
+    _check_epoch(invitation.epoch)
     _check_size(invitation.inviter, MEMBER_ID_SIZE, "inviter")
     _check_size(invitation.ticket_id, MEMBER_ID_SIZE, "ticket id")
     _check_size(invitation.signature, SIGNATURE_SIZE, "signature")

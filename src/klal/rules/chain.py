@@ -66,9 +66,11 @@ def _check_pair(older: Certificate, newer: Certificate) -> None:
     were, are = (members_of(each) for each in (older, newer))
     if {joined.member_id for joined in newer.body.joined} != are - were:
         raise LinkError(f"{what} does not say who joined", rule="CRT-4")
-    gone = {member_id for member_id, _ in newer.body.retired}
+    if set(newer.body.left) != were - are:
+        raise LinkError(f"{what} does not say who left", rule="CRT-6")
+    gone = {each.member_id for each in newer.body.gone}
     if not were - are <= gone:
-        raise LinkError(f"{what} lacks member {min(were - are - gone).hex()[:8]} and does not say why", rule="CRT-4")
+        raise LinkError(f"{what} lacks member {min(were - are - gone).hex()[:8]} and does not say why", rule="CRT-6")
 
 
 def members_of(certificate: Certificate) -> set[bytes]:
@@ -88,6 +90,11 @@ _FIELDS: tuple[tuple[str, str, str], ...] = (
     ("members_root", "CRT-4", "counts other members"),
     ("member_count", "CRT-4", "counts another number of members"),
     ("joined", "CRT-4", "names others who joined"),
+    ("left", "CRT-6", "names others who left"),
+    ("gone", "CRT-6", "names others who are gone"),
+    ("late", "CRT-6", "counts other late changes"),
+    ("steward", "CRT-6", "names another steward"),
+    ("steward_next", "CRT-6", "names another next steward"),
     ("rows_root", "CRT-3", "is over other rows"),
     ("row_count", "CRT-3", "counts other rows"),
 )

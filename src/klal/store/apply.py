@@ -11,20 +11,20 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import apsw
 import msgspec
 
 from klal.errors import MalformedError, MembershipError, RefusedError
-from klal.model.acts import Act, Close, Drop, DropColumn, Genesis, Join, SchemaAct, decode_acts
+from klal.model.acts import Act, Certify, Close, Drop, DropColumn, Genesis, Join, SchemaAct, decode_acts
 from klal.model.codec import UNIX_MS_MAX
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header
 from klal.model.payload import Kind, Segment, decode_segments
 from klal.model.schema import PLAIN_TYPES, Key, Value, is_as_stored
 from klal.rules.cells import check_cells
-from klal.rules.closing import Cut, covers
+from klal.rules.closing import Cut
 from klal.rules.merge import ChangeRef, Sees, Write, merge_write
 from klal.rules.order import OrderKey, draw_of, order_bytes, order_stamp
 from klal.store.catalog import Catalog, ColumnInfo, Table
@@ -46,10 +46,11 @@ _STRICT_TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """An epoch whose certificate is known here: its hash and its cut."""
+    """An epoch whose certificate is known here: its hash, its cut, and the size of all payloads up to it."""
 
     certificate_hash: bytes
     cut: Cut
+    payload_size: int
 
 
 class Applier:
@@ -63,7 +64,12 @@ class Applier:
         self.window = Window(history)
         self.lost = Lost(connection, history, catalog)
         self.closed: list[Closed] = []
+        self.certificate_in: Callable[[Mapping[int, int]], bytes] = lambda _vector: NO_CERTIFICATE
         self.not_after_ms = UNIX_MS_MAX
+        self.questioned: Mapping[bytes, Mapping[int, int]] = {}
+        """Members whose changes wait for another's word: member id -> log -> the prefix that does not (MEM-9)."""
+        self._vouched: dict[int, int] = {}
+        self.vouched_count = 0
 
     def apply(self, log: Log, epoch_max: int) -> tuple[Act, ...] | None:
         """Apply the next change of `log`, if its past and its epoch allow.
@@ -75,14 +81,13 @@ class Applier:
         ref = ChangeRef(log.log, log.applied_length)
         stored = self._history.read(ref)
         header = stored.header
-        if header.epoch > epoch_max:
+        if header.epoch > epoch_max or self.is_questioned(log):
             return None
-        past = []
-        for hashed in header.past:
-            dependency = self._history.find(hashed)
-            if dependency is None or self._history.logs[dependency.log].applied_length <= dependency.seq:
-                return None
-            past.append(dependency)
+        if self.questioned:
+            self._vouch(header)
+        past = self._applied_past(header)
+        if past is None:
+            return None
         before = self._history.head_vector(log)
         vector = self._vector(before, past)
         if self._history.floor and self._lacks(log, stored, vector):
@@ -188,6 +193,21 @@ class Applier:
             )
         return found
 
+    def is_questioned(self, log: Log) -> bool:
+        """True when the next change of a log waits until another member's change has it in its past (MEM-9)."""
+        allowed = self.questioned.get(log.member_id)
+        if allowed is None:
+            return False
+        return log.applied_length >= max(allowed.get(log.log, 0), self._vouched.get(log.log, 0))
+
+    def _vouch(self, header: Header) -> None:
+        """Let in what a change had seen that may be applied itself: its member's word for them."""
+        for hashed in header.past:
+            ref = self._history.find(hashed)
+            if ref is not None and self._vouched.get(ref.log, self._history.logs[ref.log].applied_length) <= ref.seq:
+                self._vouched[ref.log] = ref.seq + 1
+                self.vouched_count += 1
+
     def _vector(self, before: dict[int, int], past: Sequence[ChangeRef]) -> dict[int, int]:
         vector = dict(before)
         for dependency in past:
@@ -223,13 +243,6 @@ class Applier:
         if header.epoch < max(epochs, default=0):
             return "EPO-1"
         return None if header.certificate == self.certificate_in(vector) else "EPO-4"
-
-    def certificate_in(self, vector: dict[int, int]) -> bytes:
-        """Return the newest certificate that this past holds, or 32 zero bytes (EPO-4)."""
-        for closed in reversed(self.closed):
-            if covers(vector, closed.cut):
-                return closed.certificate_hash
-        return NO_CERTIFICATE
 
     # -- effects ---------------------------------------------------------------------
 
@@ -285,8 +298,8 @@ class Applier:
         for act in acts:
             if isinstance(act, Genesis):
                 self.not_after_ms = act.policy.not_after_ms
-            elif isinstance(act, Close) and not stored.header.is_sealed:
-                raise MalformedError(f"close of epoch {act.epoch} is not sealed exactly there", rule="SEA-3")
+            elif isinstance(act, Close | Certify) and not stored.header.is_sealed:
+                raise MalformedError(f"word on epoch {act.epoch} is not sealed exactly there", rule="SEA-3")
             elif isinstance(act, Close) and act.epoch != stored.header.epoch:
                 raise MalformedError(f"close of epoch {act.epoch} in epoch {stored.header.epoch}", rule="EPO-1")
         return acts

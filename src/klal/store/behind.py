@@ -127,7 +127,7 @@ class Behind:
         Raises:
             DamagedError: History cannot be applied again.
         """
-        replay = Replay(self._connection, self._history, self._applier.closed)
+        replay = Replay(self._connection, self._history, self._applier.certificate_in)
         try:
             replay.run(self._history.applied_lengths())
             self.found = [*self._schema_findings(replay), *self._row_findings(replay)]

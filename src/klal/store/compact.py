@@ -79,7 +79,7 @@ def _seen_by_all(store: Store, cut: Mapping[int, int]) -> dict[int, int]:
 
 
 def _image_of(store: Store, closed: Closed) -> bytes:
-    replay = Replay(store.connection, store.history, store.applier.closed)
+    replay = Replay(store.connection, store.history, store.applier.certificate_in)
     try:
         replay.run(closed.cut.lengths)
         certificate = store.certificate(closed.cut.epoch)

@@ -4,22 +4,54 @@ The certificate describes the rows as of the cut, while this file may already be
 on. If it is exactly at the cut its tables are read; otherwise the cut is replayed in a
 file in memory, by the same code that applied it here.
 
+An epoch nobody was gone on without has one certificate, and a past has it or not. Where
+somebody was retired or expelled, or closed an epoch twice, pasts can give different ones:
+what a change had seen is then worked out from its own past, and what stands here from
+everything applied here, unless the steward has named one (EPO-8).
+
 Source:
     Protocol spec section 13. Decisions D14 to D16.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
 from klal.errors import DamagedError
+from klal.model.acts import Certify, Close, Expel, Retire, Word, decode_acts
 from klal.model.acts import Join as JoinAct
-from klal.model.acts import decode_acts
-from klal.model.certificate import CERTIFICATE_SIZE_MAX, Body, Certificate, CutHead, MemberName, Witness
+from klal.model.certificate import (
+    CERTIFICATE_SIZE_MAX,
+    NO_MEMBER,
+    Body,
+    Certificate,
+    CutHead,
+    GoneMember,
+    MemberName,
+    Witness,
+)
 from klal.model.codec import UNIX_MS_MAX, pack, unpack
 from klal.model.frontier import Frontier, Head
-from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header
+from klal.model.keys import log_id_of
 from klal.model.roots import chain_root, members_root
 from klal.rules import closing
-from klal.rules.closing import Cut, Join, cut_of
+from klal.rules.closing import (
+    Cut,
+    Entry,
+    Gone,
+    Ground,
+    Open,
+    Said,
+    Spoken,
+    covers,
+    cut_of,
+    steward_of,
+    uncounted,
+    undoes,
+)
+from klal.rules.membership import Past, fault_of, may_name
 from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier, Closed
 from klal.store.base import open_base
@@ -30,7 +62,7 @@ from klal.store.roots import RowsRoot, changes_root, rows_root
 from klal.store.rows import Rows
 from klal.store.sql import Connection
 from klal.store.unique import Uniques
-from klal.store.window import order_key
+from klal.store.words import Vector, Words
 
 _EPOCH_ANY = (1 << 31) - 1
 
@@ -43,23 +75,49 @@ class Epochs:
         self._history = history
         self._catalog = catalog
         self._applier = applier
+        self.words = Words(connection, history)
+        self._variants: dict[tuple[object, ...], Closed] = {}
+        applier.certificate_in = self.certificate_in
 
     def load(self) -> None:
         """Read the certificates, and with them the cuts, from the file."""
-        self._applier.closed = []
+        self.words.load()
+        self._variants = {}
         rows = self._connection.execute("SELECT certificate FROM klal_epoch ORDER BY epoch").fetchall()
-        for (stored,) in rows:
-            certificate = unpack(stored, Certificate, "stored certificate", CERTIFICATE_SIZE_MAX)
-            lengths = {self._history.by_id[head.log_id].log: head.length for head in certificate.cut}
-            closes = self._closes(certificate.epoch)
-            counted = tuple(witness.member.member_id for witness in certificate.witness)
-            cut = Cut(certificate.epoch, lengths, counted, {member_id: closes[member_id] for member_id in counted})
-            self._applier.closed.append(Closed(certificate.hash, cut))
+        self._applier.closed = [
+            self._closed(unpack(stored, Certificate, "stored certificate", CERTIFICATE_SIZE_MAX)) for (stored,) in rows
+        ]
+        self.question()
+
+    def _closed(self, certificate: Certificate) -> Closed:
+        """Return what a certificate says of its epoch, by this file's own numbers of logs."""
+        body = certificate.body
+        logs = self._history.by_id
+        closes = {}
+        for witness in certificate.witness:
+            member_id = witness.member.member_id
+            log_id = log_id_of(body.space_id, member_id, witness.incarnation)
+            closes[member_id] = ChangeRef(logs[log_id].log, Header.decode(witness.header).seq)
+        cut = Cut(
+            body.epoch,
+            {logs[head.log_id].log: head.length for head in certificate.cut},
+            tuple(sorted(closes)),
+            closes,
+            tuple(Gone(each.member_id, each.kind, each.epoch, each.reason, each.is_counted) for each in body.gone),
+            _member(body.steward),
+            _member(body.steward_next),
+        )
+        return Closed(certificate.hash, cut, body.payload_size)
 
     @property
     def next_epoch(self) -> int:
         """Return the first epoch that is not complete here."""
         return len(self._applier.closed)
+
+    @property
+    def previous(self) -> Cut:
+        """Return the cut of the newest epoch that is complete here, or NOTHING."""
+        return self._applier.closed[-1].cut if self._applier.closed else closing.NOTHING
 
     def certificate(self, epoch: int) -> Certificate | None:
         """Return the certificate of an epoch that is complete here, or None."""
@@ -68,60 +126,312 @@ class Epochs:
 
     def finished(self, member_id: bytes) -> int:
         """Return the first epoch that this member has not finished, as far as applied here."""
-        greatest = self._connection.execute("SELECT max(epoch) FROM klal_close WHERE member_id = ?", (member_id,)).get
-        return 0 if greatest is None else greatest + 1
+        return self.words.finished(member_id)
 
-    def next_cut(self) -> Cut | tuple[bytes, ...]:
-        """Return the cut of the next epoch, or the counted members it waits for."""
-        previous = self._applier.closed[-1].cut if self._applier.closed else closing.NOTHING
-        founder: bytes = (
-            self._connection.execute("SELECT member_id FROM klal_member WHERE ticket_id IS NULL").get or b""
+    # -- cuts --------------------------------------------------------------------------
+
+    @property
+    def founder(self) -> bytes:
+        """Return the space's first member."""
+        founder: bytes | None = self._connection.execute(
+            "SELECT member_id FROM klal_member WHERE ticket_id IS NULL"
+        ).get
+        return founder or b""
+
+    def next_cut(self) -> Cut | Open:
+        """Return the cut of the next epoch, or why it has none."""
+        return cut_of(self.previous, self.words.said(self.next_epoch), self._ground(self.previous))
+
+    def gone(self, member_id: bytes) -> Gone | None:
+        """Return how a member has gone, or None while it belongs, or once it said that it is back (MEM-8)."""
+        gone = next((each for each in self.previous.gone if each.member_id == member_id), None)
+        is_back = gone is not None and any(
+            entry.member_id == member_id and undoes(self.previous, entry, gone) for entry in self.words.returns()
         )
+        return None if is_back else gone
+
+    def removed(self) -> dict[bytes, str]:
+        """Return those whom the next epoch goes on without, as it stands here: "retired" or "expelled" (EPO-7)."""
+        return uncounted(self.previous, self.words.said(self.next_epoch), self._ground(self.previous))
+
+    def _ground(self, previous: Cut) -> Ground:
         # Every log begins with its member's entry. Which of several a file met first differs
         # between files, so whoever has any of them inside the cut is counted (W28).
-        joins = [
-            Join(log.member_id, ChangeRef(log.log, 0)) for log in self._history.logs.values() if log.applied_length
+        entries = [
+            Entry(log.member_id, ChangeRef(log.log, 0)) for log in self._history.logs.values() if log.applied_length
         ]
-        return cut_of(previous, founder, joins, self._closes(previous.epoch + 1), self._history.vector)
+        entries.extend(self.words.returns())
+        return Ground(self.founder, entries, self._history.vector, partial(self._groups, previous))
 
-    def _closes(self, epoch: int) -> dict[bytes, ChangeRef]:
-        """Return each member's Close of an epoch, sealed exactly there: of several, the first in the order."""
-        found: dict[bytes, list[ChangeRef]] = {}
-        for log, seq, member_id in self._connection.execute(
-            "SELECT c.log, c.seq, c.member_id FROM klal_close c"
-            " JOIN klal_seal s ON s.log = c.log AND s.length = c.seq + 1 WHERE c.epoch = ? ORDER BY c.log, c.seq",
-            (epoch,),
-        ).fetchall():
-            found.setdefault(member_id, []).append(ChangeRef(log, seq))
-        return {
-            member_id: min(refs, key=self._order) if len(refs) > 1 else refs[0] for member_id, refs in found.items()
-        }
+    def _groups(self, previous: Cut, take: Spoken | None, lengths: Vector) -> Iterator[Sequence[bytes]]:
+        """Yield the members of whom at least half must be counted where somebody is gone on without (EPO-8)."""
+        if previous.epoch >= 0:
+            yield previous.members
+        elif take is not None:
+            yield self.electorate(0, self._history.vector(take.change))
+        else:
+            yield from self._seen_by_founder(lengths)
 
-    def _order(self, ref: ChangeRef) -> tuple[object, ...]:
-        return tuple(order_key(self._history, self._history.logs[ref.log], self._history.read(ref)))
+    def steward(self, epoch: int) -> bytes:
+        """Return the steward of an epoch as it stands here; empty bytes when vacant, or where nobody can know yet."""
+        closed = self._applier.closed
+        if epoch < len(closed):
+            return closed[epoch].cut.steward
+        if epoch > len(closed):
+            return b""
+        return steward_of(self.previous, self.words.said(epoch), self.founder)
+
+    def electorate(self, epoch: int, within: Vector) -> tuple[bytes, ...]:
+        """Return who may vote in an epoch, as a past has it (EPO-9).
+
+        Those whom the epoch before has counted; in the first, whom the founder is known to have met.
+        """
+        if epoch:
+            return self.chain(within)[epoch - 1].cut.members
+        found = {self.founder}
+        for log in self._history.logs.values():
+            if log.member_id == self.founder and within.get(log.log, 0):
+                seen = self._history.vector(ChangeRef(log.log, within[log.log] - 1))
+                found |= {self._history.logs[index].member_id for index in seen}
+        return tuple(sorted(found))
+
+    def _seen_by_founder(self, lengths: Vector) -> Iterator[Sequence[bytes]]:
+        """Yield the members that the founder met, in the order it met them in, those it met at once together."""
+        met: dict[bytes, int] = {self.founder: -1}
+        for log in self._history.logs.values():
+            if log.member_id == self.founder:
+                rows = self._connection.execute(
+                    "SELECT past_log, min(seq) FROM klal_past WHERE log = ? AND seq < ? GROUP BY past_log",
+                    (log.log, lengths.get(log.log, 0)),
+                ).fetchall()
+                for index, seq in rows:
+                    member_id = self._history.logs[index].member_id
+                    met[member_id] = min(met.get(member_id, seq), seq)
+        for when in sorted(set(met.values())):
+            yield sorted(member_id for member_id, seq in met.items() if seq == when)
+
+    # -- certificates in a past ----------------------------------------------------------
+
+    def chain(self, within: Vector | None = None) -> list[Closed]:
+        """Return the certificates that can be computed from a past, or from all that is applied here (EPO-4)."""
+        found: list[Closed] = []
+        while (closed := self._next_in(found, within)) is not None:
+            found.append(closed)
+        return found
+
+    def certificate_in(self, within: Vector) -> bytes:
+        """Return the newest certificate that this past holds, or 32 zero bytes (EPO-4)."""
+        if all(self._is_plain(closed.cut.epoch) for closed in self._applier.closed) and self._is_plain(self.next_epoch):
+            for closed in reversed(self._applier.closed):
+                if covers(within, closed.cut):
+                    return closed.certificate_hash
+            return NO_CERTIFICATE
+        chain = self.chain(within)
+        return chain[-1].certificate_hash if chain else NO_CERTIFICATE
+
+    def _is_plain(self, epoch: int) -> bool:
+        """True while an epoch can come to one certificate only."""
+        if any(isinstance(each.act, Retire | Expel | Certify) for each in self.words.said(epoch).words):
+            return False
+        return all(len(refs) == 1 for refs in self.words.closes(epoch).values())
+
+    def _next_in(self, before: Sequence[Closed], within: Vector | None) -> Closed | None:
+        """Return the certificate of the epoch after `before` that a past gives, or None."""
+        epoch = len(before)
+        standing = self._applier.closed[epoch] if epoch < len(self._applier.closed) else None
+        if self._is_plain(epoch) and list(self._applier.closed[:epoch]) == list(before):
+            if standing is not None:
+                return standing if within is None or covers(within, standing.cut) else None
+            if within is not None:
+                return None  # Whoever has seen less cannot have more.
+        said = self.words.said(epoch, within)
+        named = self._named(before, said)
+        if named is not None:
+            return named
+        heard = tuple(sorted(ref for refs in said.closes.values() for ref in refs))
+        spoken = tuple(sorted(each.change for each in said.words))
+        key = (before[-1].certificate_hash if before else NO_CERTIFICATE, heard, spoken)
+        if key not in self._variants:
+            previous = before[-1].cut if before else closing.NOTHING
+            cut = cut_of(previous, said, self._ground(previous))
+            if isinstance(cut, Open):
+                return None
+            certificate = self.certify(cut, before)
+            self._variants[key] = Closed(certificate.hash, cut, certificate.body.payload_size)
+        return self._variants[key]
+
+    def _named(self, before: Sequence[Closed], said: Said) -> Closed | None:
+        """Return the certificate that the steward named, if it did: of several, the first in the one order (EPO-8)."""
+        previous = before[-1].cut if before else closing.NOTHING
+        steward = steward_of(previous, said, self.founder)
+        for each in said.words:
+            if isinstance(each.act, Certify) and each.member_id == steward:
+                within = dict(self._history.vector(each.change))
+                within[each.change.log] = each.change.seq
+                found = self._next_in(before, within)
+                if found is not None and found.certificate_hash == each.act.certificate:
+                    return found
+        return None
+
+    def word_of(self, closed: Closed) -> Spoken | None:
+        """Return the steward's word that names this certificate, or None."""
+        for each in self.words.said(closed.cut.epoch).words:
+            if isinstance(each.act, Certify) and each.act.certificate == closed.certificate_hash:
+                return each
+        return None
+
+    def needs_word(self, closed: Closed) -> bool:
+        """True when this certificate stands for good only once the steward has named it (EPO-8)."""
+        return not self._is_plain(closed.cut.epoch) and self.word_of(closed) is None
+
+    def nameable(self, member_id: bytes, named_by: Callable[[int], set[bytes]]) -> bytes:
+        """Return the newest certificate that a member may put its name to, or 32 zero bytes (EPO-9).
+
+        Args:
+            member_id: Whose name.
+            named_by: Gives the members whose receipts name the certificate of an epoch, or a later one.
+        """
+        found = NO_CERTIFICATE
+        for closed in self._applier.closed:
+            epoch = closed.cut.epoch
+            votes = self.words.votes(epoch)
+            take = self.words.said(epoch).take()
+            electorate_count = len(self.electorate(epoch, self._history.applied_lengths())) if votes else 0
+            is_free = may_name(votes, member_id, take, named_by(epoch) if votes else (), electorate_count)
+            if not is_free or self.needs_word(closed):
+                break
+            found = closed.certificate_hash
+        return found
 
     def advance(self) -> bool:
-        """Make the certificate of the next epoch if it is complete here; True if it was."""
-        cut = self.next_cut()
-        if not isinstance(cut, Cut):
-            return False
-        certificate = self.certify(cut)
-        self._connection.execute(
-            "INSERT INTO klal_epoch VALUES(?,?,?)", (cut.epoch, certificate.hash, pack(certificate))
-        )
-        self._applier.closed.append(Closed(certificate.hash, cut))
-        return True
+        """Make the certificates that are due here, and unmake those that no longer stand; True if any changed."""
+        closed = self._applier.closed
+        first = next((each.cut.epoch for each in closed if not self._is_plain(each.cut.epoch)), len(closed))
+        found = closed[:first]
+        while (standing := self._next_in(found, None)) is not None:
+            found.append(standing)
+        changed = next((at for at, each in enumerate(closed) if at >= len(found) or found[at] != each), len(closed))
+        is_new = changed < len(closed) or len(found) > len(closed)
+        if changed < len(closed):
+            self._connection.execute("DELETE FROM klal_epoch WHERE epoch >= ?", (changed,))
+        self._applier.closed = found
+        for standing in found[changed:]:
+            self._keep(self.certify(standing.cut, found[: standing.cut.epoch]))
+        if is_new:
+            self.question()
+        return is_new
 
-    def certify(self, cut: Cut, *, replayed: bool = False, rows: RowsRoot | None = None) -> Certificate:
-        """Return the certificate of a cut that is complete here (CRT-1 to CRT-4).
+    def _keep(self, certificate: Certificate) -> None:
+        row = (certificate.epoch, certificate.hash, pack(certificate))
+        self._connection.execute("INSERT OR REPLACE INTO klal_epoch VALUES(?,?,?)", row)
+
+    # -- words -------------------------------------------------------------------------
+
+    def note(self, log: Log, seq: int, acts: Sequence[object]) -> None:
+        """Keep the Closes and words of an applied change, the words each with its verdict (MEM-6)."""
+        ref = ChangeRef(log.log, seq)
+        closes = [act.epoch for act in acts if isinstance(act, Close)]
+        for epoch in closes:
+            self.words.add_close(ref, log.member_id, epoch)
+        past: Past | None = None
+        for number, act in enumerate(acts):
+            if isinstance(act, Word):
+                past = past or self._past(ref)
+                fault = fault_of(act, log.member_id, closes, past)
+                self.words.add(ref, number, log.member_id, act, fault, rank=past.steward == log.member_id)
+                if isinstance(act, Certify) and fault is None:
+                    self._keep_word(act)
+        self.question()
+
+    def _past(self, ref: ChangeRef) -> Past:
+        """Return what a change had seen, as far as words are judged by it."""
+        within = dict(self._history.vector(ref))
+        within[ref.log] = ref.seq
+        chain = self.chain(within)
+        epoch = len(chain)
+        said = self.words.said(epoch, within)
+        return Past(
+            epoch,
+            steward_of(chain[-1].cut if chain else closing.NOTHING, said, self.founder),
+            self.electorate(epoch, within),
+            self.words.votes(epoch, within),
+            said,
+            [each.certificate_hash for each in chain],
+            [each.cut.steward for each in chain],
+        )
+
+    def _keep_word(self, word: Certify) -> None:
+        """Put the steward's word beside the certificate it names, if that one stands here already."""
+        if word.epoch < len(self._applier.closed):
+            standing = self._applier.closed[word.epoch]
+            if standing.certificate_hash == word.certificate:
+                self._keep(self.certify(standing.cut, self._applier.closed[: word.epoch]))
+
+    def question(self) -> None:
+        """Work out whose changes wait for another member's word (MEM-9, MEM-10)."""
+        asked: dict[bytes, dict[int, int]] = {}
+        gone = {each.member_id: each for each in self.previous.gone}
+        said = self.words.said(self.next_epoch)
+        steward = steward_of(self.previous, said, self.founder)
+        expelled = [each for each in said.words if isinstance(each.act, Expel) and each.member_id == steward]
+        for each in gone.values():
+            if each.kind == "expelled":
+                words = self.words.said(each.epoch).words
+                expelled += [
+                    word for word in words if isinstance(word.act, Expel) and word.act.member == each.member_id
+                ]
+        for word in expelled:
+            assert isinstance(word.act, Expel)
+            if self._is_let_in_again(word):
+                continue
+            allowed = asked.setdefault(word.act.member, {})
+            for index, length in self._history.vector(word.change).items():
+                if self._history.logs[index].member_id == word.act.member:
+                    allowed[index] = max(allowed.get(index, 0), length)
+        # Afterwards, since whoever was invited by one who was expelled waits too.
+        for log in self._history.logs.values():
+            if log.length and not log.applied_length and self._is_late(log, asked):
+                asked.setdefault(log.member_id, {})
+        self._applier.questioned = asked
+
+    def _is_late(self, log: Log, asked: Mapping[bytes, object]) -> bool:
+        """True when a newcomer whose join is not applied came too late for the epoch of its invitation (MEM-10)."""
+        entry = self._connection.execute("SELECT log_id FROM klal_member WHERE member_id = ?", (log.member_id,)).get
+        if entry != log.log_id or log.member_id in self.words.admitted():
+            return False
+        stored = self._history.read(ChangeRef(log.log, 0))
+        data = self._history.part(stored, ACTS_TABLE)
+        for act in () if data is None else decode_acts(data):
+            if isinstance(act, JoinAct):
+                epoch = stored.header.epoch
+                is_of_its_epoch = epoch == act.invitation.epoch and epoch >= self.next_epoch
+                return not is_of_its_epoch or act.invitation.inviter in asked
+        return False
+
+    def _is_let_in_again(self, expulsion: Spoken) -> bool:
+        """True when a steward who had seen this expulsion admitted the member again."""
+        assert isinstance(expulsion.act, Expel)
+        return any(
+            "expelled" in each.undoes
+            and each.member_id == expulsion.act.member
+            and self._history.sees(each.change, expulsion.change)
+            for each in self.words.returns()
+        )
+
+    # -- certificates ----------------------------------------------------------------------
+
+    def certify(
+        self, cut: Cut, earlier: Sequence[Closed], *, replayed: bool = False, rows: RowsRoot | None = None
+    ) -> Certificate:
+        """Return the certificate of a cut that is complete here (CRT-1 to CRT-9).
 
         Args:
             cut: What it is of.
+            earlier: The certificates before it.
             replayed: Make its rows from history alone.
             rows: Those of the cut, where they are known.
         """
         history = self._history
-        earlier = self._applier.closed[: cut.epoch]
         frontier = Frontier(
             {
                 history.logs[log].log_id: Head(length, history.hash_at(ChangeRef(log, length - 1)))
@@ -129,12 +439,18 @@ class Epochs:
                 if length
             }
         )
-        payload_size = 0
+        previous = earlier[-1].cut if earlier else closing.NOTHING
+        payload_size = earlier[-1].payload_size if earlier else 0
+        late: dict[bytes, int] = {}
         for log, length in cut.lengths.items():
-            payload_size += sum(stored.header.payload_size for stored in history.lines(history.logs[log], 0, length))
+            for stored in history.lines(history.logs[log], previous.lengths.get(log, 0), length):
+                payload_size += stored.header.payload_size
+                if stored.header.epoch < cut.epoch:
+                    member_id = history.logs[log].member_id
+                    late[member_id] = late.get(member_id, 0) + 1
         rows = rows or self.rows_at(cut, replayed=replayed)
         names = self._names(cut)
-        before = set(earlier[-1].cut.counted) if earlier else set()
+        before = set(previous.counted)
         body = Body(
             version=1,
             space_id=history.space_id,
@@ -150,10 +466,20 @@ class Epochs:
             members_root=members_root(list(cut.counted)),
             member_count=len(cut.counted),
             joined=tuple(MemberName(member, names[member]) for member in cut.counted if member not in before),
+            left=tuple(member for member in previous.counted if member not in cut.closes),
+            gone=tuple(
+                GoneMember(each.member_id, names[each.member_id], each.kind, each.epoch, each.reason, each.is_counted)
+                for each in cut.gone
+            ),
+            late=tuple(sorted(late.items())),
+            steward=cut.steward or NO_MEMBER,
+            steward_next=cut.steward_next or NO_MEMBER,
         )
         heads = tuple(CutHead(log_id, head.length, head.head_hash) for log_id, head in frontier.heads.items())
         witness = tuple(self._witness(names[member], cut.closes[member]) for member in cut.counted)
-        return Certificate(body, heads, witness)
+        word = self.word_of(Closed(body.hash, cut, payload_size))
+        words = () if word is None else (self._witness(names[word.member_id], word.change),)
+        return Certificate(body, heads, witness, words)
 
     def _names(self, cut: Cut) -> dict[bytes, str]:
         """Return the counted members' names: of several joins of one key, that of the first log of the cut."""
@@ -189,7 +515,7 @@ class Epochs:
             log: length for log, length in cut.lengths.items() if length
         }:
             return rows_root(self._connection, self._catalog)
-        replay = Replay(self._connection, self._history, self._applier.closed)
+        replay = Replay(self._connection, self._history, self._applier.certificate_in)
         try:
             replay.run(cut.lengths)
             return rows_root(replay.connection, replay.catalog)
@@ -200,7 +526,9 @@ class Epochs:
 class Replay:
     """Part of a file's history, applied again from nothing in memory."""
 
-    def __init__(self, source: Connection, history: History, closed: list[Closed]) -> None:
+    def __init__(
+        self, source: Connection, history: History, certificate_in: Callable[[Mapping[int, int]], bytes]
+    ) -> None:
         self._source = source
         self._original = history
         self.connection = memory_file() if history.base is None else open_base(source)
@@ -213,7 +541,7 @@ class Replay:
         if history.base is not None:
             self.catalog.load()
         # Certificates are known beforehand: a header is judged by those in its own past.
-        self.applier.closed = list(closed)
+        self.applier.certificate_in = certificate_in
         self.applier.not_after_ms = UNIX_MS_MAX
 
     def run(self, lengths: dict[int, int]) -> None:
@@ -276,3 +604,8 @@ class Replay:
                 while log.applied_length < log.payload_length and self.applier.apply(log, _EPOCH_ANY) is not None:
                     progress = True
         self.uniques.settle()
+
+
+def _member(named: bytes) -> bytes:
+    """Return who is named, or empty bytes where nobody is."""
+    return b"" if named == NO_MEMBER else named

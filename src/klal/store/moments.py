@@ -159,9 +159,8 @@ class Past:
             self.history.load(meta.get("own_log"))
             self.catalog = Catalog(self._connection)
             self.catalog.load()
-            applier = Applier(self._connection, self.history, self.catalog, Rows(self._connection))
-            Epochs(self._connection, self.history, self.catalog, applier).load()
-            self._closed = applier.closed
+            self._applier = Applier(self._connection, self.history, self.catalog, Rows(self._connection))
+            Epochs(self._connection, self.history, self.catalog, self._applier).load()
         except BaseException:
             self._connection.close()
             raise
@@ -400,7 +399,7 @@ class Past:
     def replayed(self) -> Replay:
         """Return the frontier's changes, applied again in memory."""
         if self._replay is None:
-            replay = Replay(self._connection, self.history, self._closed)
+            replay = Replay(self._connection, self.history, self._applier.certificate_in)
             try:
                 replay.run(self.lengths)
                 if replay.history.applied_lengths() != {log: length for log, length in self.lengths.items() if length}:
@@ -432,7 +431,7 @@ class Past:
                     replay.connection.execute(
                         "INSERT OR IGNORE INTO klal_member VALUES(?,?,?,0,NULL,NULL)", (*entry, log.log_id)
                     )
-        for closed in self._closed:
+        for closed in self._applier.closed:
             if all(length <= self.lengths.get(log, 0) for log, length in closed.cut.lengths.items()):
                 replay.connection.execute(
                     "INSERT INTO klal_epoch VALUES(?,?,x'')", (closed.cut.epoch, closed.certificate_hash)

@@ -136,7 +136,7 @@ def _tables_at(store: Store, epoch: int) -> Iterator[tuple[Connection, Catalog]]
     if store.history.applied_lengths() == {log: length for log, length in cut.lengths.items() if length}:
         yield store.connection, store.catalog
         return
-    replay = Replay(store.connection, store.history, store.applier.closed)
+    replay = Replay(store.connection, store.history, store.applier.certificate_in)
     try:
         replay.run(cut.lengths)
         yield replay.connection, replay.catalog

@@ -21,6 +21,7 @@ from klal.errors import (
     MalformedError,
     MembershipError,
     ReadOnlyError,
+    RefusedError,
     StoreError,
     UsageError,
 )
@@ -32,24 +33,30 @@ from klal.model.acts import (
     CreateTable,
     CreateView,
     DropColumn,
+    Expel,
     Genesis,
     Invite,
     Join,
     NameMoment,
     Rename,
+    Retire,
+    Return,
     SchemaAct,
     SetPolicy,
+    Word,
+    decode_acts,
     make_invitation,
     make_join,
 )
 from klal.model.certificate import Certificate
 from klal.model.codec import HASH_SIZE, UNIX_MS_MAX, pack, unpack
-from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, header_hash
+from klal.model.header import ACTS_TABLE, header_hash
 from klal.model.keys import INCARNATION_SIZE, SEED_SIZE, SigningKey, log_id_of
 from klal.model.receipt import HeldHead, Statement, make_receipt
 from klal.model.seal import SEAL_EVERY_COUNT, Seal, make_seal
 from klal.model.ticket import TICKET_SIZE_MAX, Ticket, encode_ticket
 from klal.ports import Clock, Entropy
+from klal.rules.closing import Gone
 from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier
 from klal.store.behind import Behind, Finding
@@ -110,6 +117,7 @@ class Store:
         self._token: str | None = None
         self._is_fenced = False
         self.is_closed = False
+        self._gone: Gone | None = None
         self._depth = 0
         self._listeners: list[Callable[[], object]] = []
         found = path.stat()
@@ -187,7 +195,7 @@ class Store:
         self.rows.forget()
         self.writer.uniques.forget()
         self.applier.window.clear()
-        self.is_returning = self._meta("ticket") is not None
+        self._is_entering = self._meta("ticket") is not None
         self.applier.not_after_ms = self.genesis.policy.not_after_ms
         self.epochs.load()
         self.intake.own_log = own_log
@@ -229,7 +237,11 @@ class Store:
         """Work out which epoch this member writes in now (EPO-2)."""
         own = self.writer.own
         finished = 0 if own is None else self.epochs.finished(own.log.member_id)
-        self.writer.epoch = max(finished, self.epochs.next_epoch)
+        self.writer.epoch = max(finished, self.epochs.next_epoch, self._meta("entry_epoch") or 0)
+        if own is not None and self.writer.epoch == self.epochs.next_epoch:
+            # Whoever is gone on without has no more to say in this epoch (MEM-7).
+            self.writer.epoch += own.log.member_id in self.epochs.removed()
+        self._gone = None if own is None else self.epochs.gone(own.log.member_id)
 
     # -- transactions --------------------------------------------------------------------
 
@@ -512,7 +524,7 @@ class Store:
             for log in self.history.logs.values()
             if log.payload_length > log.applied_length
         ]
-        certificate = self.applier.closed[-1].certificate_hash if self.applier.closed else NO_CERTIFICATE
+        certificate = self.epochs.nameable(own.member_id, self.naming)
         return Statement(
             own.member_id,
             own.incarnation,
@@ -523,6 +535,12 @@ class Store:
             certificate,
             self.copies.statement(own.log_id, own.member_id),
         )
+
+    def naming(self, epoch: int) -> set[bytes]:
+        """Return the members whose receipts name the standing certificate of an epoch, or a later one."""
+        later = {closed.certificate_hash for closed in self.applier.closed[epoch:]}
+        statements = (receipt.statement for receipt in self.knowledge.receipts().values())
+        return {statement.member_id for statement in statements if statement.certificate in later}
 
     def _held_head(self, ref: ChangeRef) -> HeldHead:
         return HeldHead(self.history.logs[ref.log].log_id, ref.seq + 1, self.history.hash_at(ref))
@@ -535,6 +553,8 @@ class Store:
         # A run that does not fit is undone with its transaction, which must be this one's own.
         in_runs = not self.in_transaction
         is_done = False
+        self.epochs.question()
+        self._heed_retirement()
         with self.writer.engine_writes():
             while not is_done:
                 try:
@@ -550,6 +570,24 @@ class Store:
             self.history.forget()
         return total
 
+    def _heed_retirement(self) -> None:
+        """Go on to the next epoch if a change held here, though parked, says that this one goes on without me (EPO-2).
+
+        Whoever is retired finishes no more, and would otherwise wait for itself to hear of it.
+        """
+        epoch = self.writer.epoch
+        steward = self.epochs.steward(epoch)
+        for log in self.history.logs.values():
+            if log.member_id == steward != self.member_id:
+                for stored in self.history.lines(log, log.applied_length, log.payload_length):
+                    data = self.history.part(stored, ACTS_TABLE) if stored.header.epoch > epoch else None
+                    for act in () if data is None else acts_of(data):
+                        if isinstance(act, Retire | Expel) and (act.member, act.epoch) == (self.member_id, epoch):
+                            with self.writing():
+                                self._set_meta("entry_epoch", epoch + 1)
+                                self._renew_epoch()
+                            return
+
     def _apply_batch(self, *, in_runs: bool) -> tuple[int, bool]:
         """Apply as much as one transaction should; return (changes, whether nothing more can be applied)."""
         self.behind.require_clean()  # T40: a merge would write over what another program wrote.
@@ -558,6 +596,7 @@ class Store:
         progress = True
         while progress and left > 0:
             progress = False
+            vouched_count = self.applier.vouched_count
             for log in list(self.history.logs.values()):
                 while log.applied_length < log.payload_length and left > 0:
                     together = self.runs.apply(log, self.writer.epoch, left) if in_runs else 0
@@ -569,6 +608,7 @@ class Store:
                     progress = True
                     count += together or 1
                     left -= together or _SINGLE_WEIGHT
+            progress = progress or self.applier.vouched_count > vouched_count
         for log in self.history.logs.values():
             self.history.save_log(log)
         self._advance()
@@ -585,24 +625,17 @@ class Store:
                 # Whoever is a member already enters no further; an invitation is asked of others.
                 if not self.intake.is_member(log.member_id):
                     self._admit_member(log, seq, act)
-            elif isinstance(act, Close):
-                self.note_close(log, seq, act.epoch)
             elif isinstance(act, NameMoment):
                 self.connection.execute("INSERT OR IGNORE INTO klal_moment VALUES(?,?,?)", (log.log, seq, act.name))
-
-    def note_close(self, log: Log, seq: int, epoch: int) -> None:
-        """Record an applied Close, and make the certificates it completes."""
-        self.connection.execute(
-            "INSERT OR IGNORE INTO klal_close VALUES(?,?,?,?)", (epoch, log.log, seq, log.member_id)
-        )
-        for index in self.history.logs:
-            self.history.save_log(self.history.logs[index])
-        self._advance()
+        if any(isinstance(act, Close | Word) for act in acts):
+            for each in self.history.logs.values():
+                self.history.save_log(each)
+            self.epochs.note(log, seq, acts)
+            self._advance()
 
     def _advance(self) -> None:
         self.writer.uniques.settle()
-        while self.epochs.advance():
-            pass
+        self.epochs.advance()
         self._renew_epoch()
 
     def _admit_member(self, log: Log, seq: int, act: Act) -> None:
@@ -619,7 +652,9 @@ class Store:
             if act.member != log.member_id:
                 raise MembershipError("a join in another member's log", rule="MEM-1")
             act.check(self.space_id)
-            self._check_inviter(act)
+            # Of oneself the ticket is proof enough: its inviter may be somebody not met yet.
+            if log.member_id != self.member_id:
+                self._check_inviter(act)
             invitation = act.invitation
             row = (act.member, act.name, log.log_id, seq, invitation.ticket_id, invitation.use_count_max)
         else:
@@ -627,9 +662,10 @@ class Store:
         self.connection.execute("INSERT OR IGNORE INTO klal_member VALUES(?,?,?,?,?,?)", row)
 
     def _check_inviter(self, join: Join) -> None:
-        inviter = join.invitation.inviter
-        genesis = self.genesis
-        if genesis.policy.invited_by == "steward" and inviter != genesis.founder:
+        invitation = join.invitation
+        inviter = invitation.inviter
+        is_stewards = self.genesis.policy.invited_by == "steward"
+        if is_stewards and inviter != self.epochs.steward(invitation.epoch):
             raise MembershipError(f"{join.name!r:.40} was invited by a member who may not invite", rule="MEM-5")
         if not self.intake.is_member(inviter):
             raise MembershipError(f"{join.name!r:.40} was invited by somebody not known here", rule="MEM-2")
@@ -642,7 +678,7 @@ class Store:
     def found(self, genesis: Genesis) -> None:
         """Write the genesis as the first change of the founder's log, sealed at length 1."""
         with self.writing(durable=True):
-            self._append_acts(genesis)
+            self.append_acts(genesis)
 
     def enter_if_waiting(self, *, is_writing: bool) -> None:
         """Let a member enter who is not in yet, if it must: one who returns, or whose joining was cut off.
@@ -654,7 +690,9 @@ class Store:
         Args:
             is_writing: True before a local write; False after a sync.
         """
-        if not self.is_returning:
+        if is_writing and self._gone is not None:
+            self._come_back(self._gone)
+        if not self._is_entering:
             return
         ticket = unpack(self._meta("ticket"), Ticket, "stored ticket", TICKET_SIZE_MAX)
         self.apply_ready()  # Of a joining that was cut off the genesis may wait.
@@ -666,7 +704,21 @@ class Store:
             if not (has_met and is_known):
                 self._enter(ticket)
             self.connection.execute("DELETE FROM klal_meta WHERE name = 'ticket'")
-        self.is_returning = False
+        self._is_entering = False
+
+    @property
+    def is_returning(self) -> bool:
+        """True when `enter_if_waiting` has something to do before a local write."""
+        return self._is_entering or self._gone is not None
+
+    def _come_back(self, gone: Gone) -> None:
+        """Say that this member is back, which its first write says for one who was retired (MEM-8)."""
+        if gone.kind == "left":
+            raise UsageError(f"this member left after epoch {gone.epoch}", hint="klal return FILE says that it is back")
+        if gone.kind == "expelled":
+            raise UsageError(f"this member was expelled in epoch {gone.epoch}: {gone.reason}", rule="MEM-9")
+        with self.writing(durable=True), self.writer.engine_writes():
+            self.append_acts(Return())
 
     def _enter(self, ticket: Ticket) -> None:
         """Write this member's join, with the tables the ticket knows, as its log's first change."""
@@ -680,9 +732,16 @@ class Store:
             if ticket.schema:
                 self.writer.declare_acts(ticket.schema)
         if acts:
-            self._append_acts(*acts)
+            self.append_acts(*acts)
 
-    def _append_acts(self, *acts: Act) -> None:
+    def acknowledge(self) -> None:
+        """Append a header without payload that names what was applied since the change before."""
+        with self.writing(durable=True):
+            self.writer.append(())
+            self._seal()
+
+    def append_acts(self, *acts: Act) -> None:
+        """Append acts as one change, sealed, and let them take effect; the caller holds a durable transaction."""
         for act in acts:
             self.writer.note(act)
         self.writer.flush()
@@ -727,12 +786,12 @@ class Store:
         identity = self.identity
         if identity is None:
             raise ReadOnlyError(f"{self.path} is read-only here: only a member can invite")
-        genesis = self.genesis
-        if genesis.policy.invited_by == "steward" and self.member_id != genesis.founder:
+        epoch = self.writer.epoch
+        if self.genesis.policy.invited_by == "steward" and self.member_id != self.epochs.steward(epoch):
             raise UsageError("only the steward of this space may invite")
         seed = self._world.entropy.token(SEED_SIZE)
         ticket_key = SigningKey(seed)
-        invitation = make_invitation(identity.key, self.space_id, ticket_key.member_id, use_count_max)
+        invitation = make_invitation(identity.key, self.space_id, ticket_key.member_id, use_count_max, epoch)
         with self.writing():
             self.writer.note(Invite(invitation))
         self.seal()
@@ -783,14 +842,14 @@ class Store:
             self.behind.require_clean()
             epoch = self.writer.epoch
             with self.writer.engine_writes():
-                self._append_acts(Close(epoch))
+                self.append_acts(Close(epoch))
         self.apply_ready()
         return epoch
 
     def name_moment(self, name: str) -> int:
         """Append a name for what is applied here, and return the number of the change that gives it (MOM-1)."""
         with self.writing(durable=True):
-            self._append_acts(NameMoment(name))
+            self.append_acts(NameMoment(name))
             own = self.writer.own
             assert own is not None, "it was just written to"
             return own.log.length - 1
@@ -864,6 +923,14 @@ class Store:
         return mark_left(self.path)
 
 
+def acts_of(part: bytes) -> tuple[Act, ...]:
+    """Return the acts in a part that may be anybody's; none where it cannot be read."""
+    try:
+        return decode_acts(part)
+    except RefusedError:
+        return ()
+
+
 def opened_store(connection: Connection, path: Path, home: Home, world: World, member_name: str | None) -> Store:
     """Return the store of a file that exists.
 
@@ -930,6 +997,7 @@ def _make(
             if ticket is not None:
                 _write_genesis(connection, ticket, genesis.space_id)
                 connection.execute("INSERT INTO klal_meta VALUES('ticket', ?)", (pack(ticket),))
+                connection.execute("INSERT INTO klal_meta VALUES('entry_epoch', ?)", (ticket.invitation.epoch,))
         store = Store(connection, path, home, world, identity.name)
         store.behind.is_suspect = False  # Nobody but this has ever written it.
         begin(store)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from klal.errors import RefusedError, UnsupportedError, UsageError
-from klal.model.acts import Act, Close, SchemaAct, check_act, encode_acts
+from klal.model.acts import Act, Certify, Close, SchemaAct, check_act, encode_acts
 from klal.model.codec import PART_COUNT_MAX, PART_SIZE_MAX, PAST_COUNT_MAX, SALT_SIZE, UNIX_MS_MAX
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, encode_header, header_hash
 from klal.model.payload import encode_segment, part_root
@@ -663,7 +663,7 @@ class Writer:
         clock = self._tick(own)
         backlink = log.head_hash if seq else log.log_id
         acts = self._acts if parts else ()  # A header that only joins heads is not the one that the acts are in.
-        is_sealed = bool(acts) and any(isinstance(act, Close) for act in acts)
+        is_sealed = bool(acts) and any(isinstance(act, Close | Certify) for act in acts)
         encoded = encode_header(seq, self.epoch, clock, backlink, certificate, past, sizes, is_sealed=is_sealed)
         hashed = header_hash(history.space_id, encoded)
         own.stamp_max = stamp = order_stamp(clock >> 16, self._applier.not_after_ms, own.stamp_max)

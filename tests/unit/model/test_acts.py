@@ -31,7 +31,7 @@ from klal.model.codec import EPOCH_MAX, SALT_SIZE, UNIX_MS_MAX, pack
 from tests.helpers.model_strategies import ANA, BEN, MIRA, SPACE, addable_columns, definitions, names, table_ids
 
 SALT = bytes(SALT_SIZE)
-INVITATION = make_invitation(ANA, SPACE, MIRA.member_id, 2)
+INVITATION = make_invitation(ANA, SPACE, MIRA.member_id, 2, 0)
 GENESIS = Genesis("season", ANA.member_id, "ana", bytes(32), Policy())
 JOIN = make_join(MIRA, SPACE, BEN.member_id, "ben", INVITATION)
 
@@ -93,6 +93,13 @@ def _changed(act: Act, at: int, value: object) -> list[object]:
     return fields
 
 
+FORGED = [
+    Invitation(ANA.member_id, MIRA.member_id, 3, 0, INVITATION.signature),
+    Invitation(BEN.member_id, MIRA.member_id, 2, 0, INVITATION.signature),
+    Invitation(ANA.member_id, MIRA.member_id, 2, 1, INVITATION.signature),
+]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -112,10 +119,23 @@ def _changed(act: Act, at: int, value: object) -> list[object]:
         _changed(JOIN, 1, bytes(33)),
         _changed(JOIN, 2, "tab\t"),
         _changed(JOIN, 4, bytes(63)),
-        _changed(Invite(INVITATION), 1, [ANA.member_id, MIRA.member_id, 0, bytes(64)]),
-        _changed(Invite(INVITATION), 1, [ANA.member_id, MIRA.member_id, 1 << 31, bytes(64)]),
-        _changed(Invite(INVITATION), 1, [ANA.member_id, bytes(31), 1, bytes(64)]),
-        _changed(Invite(INVITATION), 1, [ANA.member_id, MIRA.member_id, 1, bytes(65)]),
+        _changed(Invite(INVITATION), 1, [ANA.member_id, MIRA.member_id, 0, 0, bytes(64)]),
+        _changed(Invite(INVITATION), 1, [ANA.member_id, MIRA.member_id, 1 << 31, 0, bytes(64)]),
+        _changed(Invite(INVITATION), 1, [ANA.member_id, bytes(31), 1, 0, bytes(64)]),
+        _changed(Invite(INVITATION), 1, [ANA.member_id, MIRA.member_id, 1, 0, bytes(65)]),
+        _changed(Invite(INVITATION), 1, [ANA.member_id, MIRA.member_id, 1, -1, bytes(64)]),
+        ["leave", -1],
+        ["return", 1],
+        ["retire", bytes(31), 0, "lost"],
+        ["retire", bytes(32), 0, ""],
+        ["retire", bytes(32), EPOCH_MAX + 1, "lost"],
+        ["expel", bytes(32), 0, "\x1b[2J"],
+        ["admit", bytes(33)],
+        ["support", 0, 0, bytes(32)],
+        ["support", 0, 1, bytes(31)],
+        ["take", 0, 1 << 31],
+        ["hand", 0, bytes(31)],
+        ["certify", 0, bytes(31)],
         ["policy", bytes(15), "row", ""],
         ["policy", bytes(16), "", ""],
         ["policy", bytes(16), "rows", ""],
@@ -168,9 +188,13 @@ def test_a_join_checks_for_the_invited_space_member_and_name_alone() -> None:
         Join(MIRA.member_id, "ben", INVITATION, JOIN.signature),
         Join(BEN.member_id, "bena", INVITATION, JOIN.signature),
         make_join(BEN, SPACE, BEN.member_id, "ben", INVITATION),
-        Join(BEN.member_id, "ben", make_invitation(BEN, SPACE, BEN.member_id, 2), JOIN.signature),
-        Join(BEN.member_id, "ben", Invitation(ANA.member_id, MIRA.member_id, 3, INVITATION.signature), JOIN.signature),
-        Join(BEN.member_id, "ben", Invitation(BEN.member_id, MIRA.member_id, 2, INVITATION.signature), JOIN.signature),
+        Join(BEN.member_id, "ben", make_invitation(BEN, SPACE, BEN.member_id, 2, 0), JOIN.signature),
+        Join(
+            BEN.member_id, "ben", Invitation(ANA.member_id, MIRA.member_id, 3, 0, INVITATION.signature), JOIN.signature
+        ),
+        Join(
+            BEN.member_id, "ben", Invitation(BEN.member_id, MIRA.member_id, 2, 0, INVITATION.signature), JOIN.signature
+        ),
     ]
     for join in wrong:
         with pytest.raises(SignatureError):

@@ -11,10 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klal.errors import RefusedError
-from klal.model.certificate import MAGIC, Certificate, MemberName, check_certificate
+from klal.model.acts import Certify, encode_acts
+from klal.model.certificate import (
+    MAGIC,
+    Certificate,
+    GoneMember,
+    MemberName,
+    Witness,
+    check_certificate,
+)
 from klal.model.codec import pack
-from klal.model.header import NO_CERTIFICATE
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header, Part, header_hash
+from klal.model.keys import SigningKey, log_id_of
+from klal.model.payload import part_root
 from klal.model.roots import chain_root, members_root
+from klal.model.seal import make_seal
 from tests.helpers.model_strategies import ANA, BEN, MIRA
 
 _path = Path(__file__).parents[2] / "vectors" / "make_vectors.py"
@@ -139,7 +150,10 @@ def test_a_certificate_that_contradicts_itself_is_refused_by_its_rule(forged: st
         {"rows_root": bytes(32)},
         {"payload_size": 1},
         {"row_count": 99},
-        {"retired": ((MIRA.member_id, "gone"),)},
+        {"late": ((MIRA.member_id, 3),)},
+        {"steward": MIRA.member_id},
+        {"left": (MIRA.member_id,)},
+        {"gone": (GoneMember(MIRA.member_id, "mira", "left", 0, "", is_counted=True),)},
     ],
 )
 def test_what_only_the_history_can_show_is_guarded_by_the_hash_alone(fields: dict[str, object]) -> None:
@@ -178,4 +192,39 @@ def test_the_members_root_names_each_member_in_one_order() -> None:
 
 def test_a_certificate_without_somebody_is_never_called_complete() -> None:
     """W19."""
-    assert with_body(retired=((MIRA.member_id, "lost at sea"),)).grade == "without"
+    earlier, now = (
+        GoneMember(MIRA.member_id, "mira", "retired", epoch, "lost at sea", is_counted=False) for epoch in (0, 1)
+    )
+    expelled = GoneMember(MIRA.member_id, "mira", "expelled", 1, "a thief", is_counted=False)
+
+    for gone in (earlier, now, expelled):
+        assert with_body(epoch=1, gone=(gone,)).grade == "without"
+    # Nobody waits for the later work of one who was expelled, nor for that of one who left.
+    assert with_body(epoch=2, gone=(expelled,)).grade == "complete"
+    assert with_body(gone=(GoneMember(MIRA.member_id, "mira", "left", 0, "", is_counted=True),)).grade == "complete"
+
+
+def test_a_certificate_that_goes_on_without_somebody_bears_its_stewards_word() -> None:
+    """CRT-7, W19, W23: a word for another certificate, or of another member, does not count."""
+    gone = GoneMember(MIRA.member_id, "mira", "retired", 0, "lost at sea", is_counted=False)
+    bare = with_body(gone=(gone,))
+
+    def worded(key: SigningKey, name: str, run: bytes, *, epoch: int = 0, named: bytes = bare.hash) -> Certificate:
+        acts = encode_acts((Certify(epoch, named),), bytes(16))
+        part = Part(ACTS_TABLE, part_root(acts), len(acts), 1)
+        header = Header(9, 0, 0, 0, bytes(32), NO_CERTIFICATE, (), (part,), is_sealed=True).encode()
+        log_id = log_id_of(VECTORS.SPACE, key.member_id, run)
+        seal = make_seal(key, VECTORS.SPACE, log_id, 10, header_hash(VECTORS.SPACE, header))
+        word = Witness(MemberName(key.member_id, name), run, header, acts, seal.signature)
+        return replace(bare, word=(word,))
+
+    assert check_certificate(worded(ANA, "ana", VECTORS.ANA_RUN).encode()).grade == "without"
+    for wrong in (
+        bare,
+        worded(BEN, "ben", VECTORS.BEN_RUN),
+        worded(ANA, "ana", VECTORS.ANA_RUN, named=TRUE.hash),
+        replace(worded(ANA, "ana", VECTORS.ANA_RUN), word=worded(ANA, "ana", VECTORS.ANA_RUN).word * 2),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            check_certificate(wrong.encode())
+        assert caught.value.rule == "CRT-7"

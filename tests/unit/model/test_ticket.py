@@ -44,7 +44,7 @@ def make(
     }
     header = Header(**{**fields, **header_fields})
     seal = make_seal(ANA, space, log, 1, header_hash(space, header.encode()))
-    invitation = make_invitation(inviter, space, MIRA.member_id, 2)
+    invitation = make_invitation(inviter, space, MIRA.member_id, 2, 0)
     return Ticket(header.encode(), acts, RUN, seal.signature, invitation, MIRA.seed)
 
 

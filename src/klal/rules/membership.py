@@ -1,0 +1,136 @@
+"""Who may say what about who belongs and who decides: each word is judged by its own past alone.
+
+A word that its writer had no right to say is no fault of the change it stands in: the
+rows beside it stand. It has no effect and is shown, the same on every replica, since
+nothing but its past is asked.
+
+What arrives later can put a word out of force (another steward has taken over), never a
+verdict: those are two questions, and `rules.closing` answers the other.
+
+Source:
+    Protocol spec section 9, rules MEM-6 to MEM-11, and section 13, EPO-6 to EPO-9. Decisions D15, D21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from klal.model.acts import Admit, Certify, Expel, Hand, Leave, Retire, Return, Support, Take, Word
+from klal.rules.closing import Said, Spoken
+from klal.rules.merge import ChangeRef
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the change that a word stands in had seen, as far as words are judged by it.
+
+    Shape:
+        epoch: the first that is not complete in this past.
+        steward: of that epoch; empty bytes when the place is vacant.
+        electorate: who may vote in that epoch.
+        votes: those of that epoch.
+        said: what was said of that epoch.
+        certificates: hashes that can be computed from this past, by epoch.
+        stewards: of those epochs, by epoch.
+    """
+
+    epoch: int
+    steward: bytes
+    electorate: Collection[bytes]
+    votes: Sequence[Spoken]
+    said: Said
+    certificates: Sequence[bytes] = ()
+    stewards: Sequence[bytes] = ()
+
+
+def fault_of(word: Word, member_id: bytes, closes: Collection[int], past: Past) -> str | None:
+    """Return why a word has no effect, in a few words, or None if its writer had the right to say it.
+
+    Args:
+        word: What was said.
+        member_id: Who said it.
+        closes: Epochs that the same change closes.
+        past: What its change had seen.
+    """
+    if isinstance(word, Return | Admit):
+        return None
+    if isinstance(word, Certify):
+        return _fault_of_certify(word, member_id, past)
+    if isinstance(word, Leave):
+        return None if word.epoch in closes else "leaves without finishing"
+    if word.epoch != past.epoch:
+        return f"is about epoch {word.epoch}, while epoch {past.epoch} was open"
+    if isinstance(word, Retire | Expel | Hand):
+        if member_id != past.steward:
+            return "was not said by the steward"
+        if not isinstance(word, Hand) and word.member == member_id:
+            return "is about its own writer"
+        return None
+    if isinstance(word, Support):
+        return _fault_of_support(word, member_id, past)
+    return None if is_elected(word.round, member_id, past) else "has not the support of more than half"
+
+
+def _fault_of_certify(word: Certify, member_id: bytes, past: Past) -> str | None:
+    if word.epoch >= len(past.certificates) or past.certificates[word.epoch] != word.certificate:
+        return "names a certificate that does not follow from its past"
+    return None if past.stewards[word.epoch] == member_id else "was not said by the steward"
+
+
+def _fault_of_support(word: Support, member_id: bytes, past: Past) -> str | None:
+    if member_id not in past.electorate:
+        return "was not said by a member of the epoch"
+    # In epoch 0 nobody has been counted before: each further round might have another electorate.
+    if past.epoch == 0 and word.round != 1:
+        return "is a second round, which epoch 0 has not"
+    return None
+
+
+def choices(votes: Iterable[Spoken]) -> dict[bytes, dict[int, bytes]]:
+    """Return what each member voted: member -> round -> candidate. One voice for each, the first it gave (W28)."""
+    found: dict[bytes, dict[int, bytes]] = {}
+    for spoken in sorted(votes, key=lambda each: each.order):
+        if isinstance(spoken.act, Support):
+            found.setdefault(spoken.member_id, {}).setdefault(spoken.act.round, spoken.act.candidate)
+    return found
+
+
+def tally(votes: Iterable[Spoken], electorate: Collection[bytes]) -> Mapping[int, Mapping[bytes, frozenset[bytes]]]:
+    """Return who supports whom: round -> candidate -> voters."""
+    rounds: dict[int, dict[bytes, frozenset[bytes]]] = {}
+    for voter, chosen in choices(votes).items():
+        for number, candidate in chosen.items() if voter in electorate else ():
+            candidates = rounds.setdefault(number, {})
+            candidates[candidate] = candidates.get(candidate, frozenset()) | {voter}
+    return rounds
+
+
+def taken_round(take: Spoken | None) -> int:
+    """Return the round of a Take, 0 where there is none."""
+    return take.act.round if take is not None and isinstance(take.act, Take) else 0
+
+
+def is_elected(number: int, candidate: bytes, past: Past) -> bool:
+    """True when more than half of the electorate support this candidate in this round (EPO-9)."""
+    voters = tally(past.votes, past.electorate).get(number, {}).get(candidate, frozenset())
+    return 2 * len(voters) > len(past.electorate)
+
+
+def may_name(
+    votes: Iterable[Spoken], member_id: bytes, take: Spoken | None, named_by: Collection[bytes], electorate_count: int
+) -> bool:
+    """True when a member who may have voted in an epoch may name a certificate of it (EPO-9).
+
+    Whoever voted for another steward names no certificate before that steward's place is taken: this is what
+    keeps two certificates of an epoch from being closed. The vote is void once it can no longer win, because at
+    least half have named one.
+    """
+    if max(choices(votes).get(member_id, ()), default=0) <= taken_round(take):
+        return True
+    return 2 * len(set(named_by) - {member_id}) >= electorate_count
+
+
+def is_seen(vector: Mapping[int, int], change: ChangeRef) -> bool:
+    """True when a change lies in this past."""
+    return vector.get(change.log, 0) > change.seq

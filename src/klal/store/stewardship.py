@@ -1,0 +1,244 @@
+"""What a member says about who belongs and who decides, and what its file says by itself.
+
+Each call appends one sealed change. What it means everywhere is decided by its own past
+(`rules.membership`); here is only what an honest member does not say.
+
+Two words are said without being asked, once everything for them is here: who is elected
+takes the stewardship, and the steward names the certificate of an epoch that went on
+without somebody.
+
+Source:
+    Protocol spec section 9, MEM-6 to MEM-11; section 13, EPO-6 to EPO-9. Decisions D15, D21.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from klal.errors import ReadOnlyError, UsageError
+from klal.model.acts import (
+    Admit,
+    Certify,
+    Close,
+    Expel,
+    Hand,
+    Leave,
+    Retire,
+    Return,
+    Support,
+    Take,
+    Word,
+)
+from klal.model.codec import NAME_LENGTH_MAX
+from klal.rules.membership import choices, taken_round, tally
+from klal.store.history import Log
+from klal.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """Who supports whom as the steward of the open epoch, in its newest round.
+
+    Shape:
+        round: 0 while nobody was asked.
+        supporters: candidate -> who supports it, ascending.
+        needed: how many it takes.
+    """
+
+    epoch: int
+    round: int
+    supporters: dict[bytes, tuple[bytes, ...]]
+    needed: int
+
+
+class Stewardship:
+    """Membership words of one store's member."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._epochs = store.epochs
+
+    # -- going on without somebody -------------------------------------------------------
+
+    def retire(self, member_id: bytes, reason: str) -> int:
+        """Go on without a member in the open epoch, and return its number (EPO-7)."""
+        return self._remove(Retire(member_id, self._epochs.next_epoch, _checked(reason)), "retire")
+
+    def expel(self, member_id: bytes, reason: str) -> int:
+        """Expel a member in the open epoch, and return its number (EPO-7, MEM-9)."""
+        return self._remove(Expel(member_id, self._epochs.next_epoch, _checked(reason)), "expel")
+
+    def _remove(self, word: Retire | Expel, verb: str) -> int:
+        self._require_standing()
+        self.do_duties()
+        epoch = word.epoch
+        me = self._store.member_id
+        if word.member == me:
+            raise UsageError(f"nobody can {verb} themselves", hint="klal leave FILE leaves after this epoch")
+        if self._epochs.steward(epoch) != me:
+            raise UsageError(
+                f"only the steward of epoch {epoch} may {verb} a member",
+                rule="EPO-7",
+                hint="klal steward FILE says who that is, and how their place is taken",
+            )
+        if isinstance(word, Retire) and word.member in self._epochs.words.closes(epoch):
+            raise UsageError(f"that member has finished epoch {epoch}: nobody waits for it")
+        if word.member in {each.member_id for each in self._epochs.previous.gone}:
+            raise UsageError("that member is gone already")
+        self._say(word)
+        return epoch
+
+    # -- oneself -------------------------------------------------------------------------
+
+    def leave(self, epoch: int) -> None:
+        """Finish an epoch as the last one (MEM-8); the caller has asked whether it may be finished."""
+        self._require_standing()
+        if self._epochs.steward(epoch) == self._store.member_id and not self._heir(epoch):
+            raise UsageError(
+                "the steward hands the stewardship to somebody before leaving",
+                hint="klal steward FILE --hand MEMBER",
+            )
+        self._say(Close(epoch), Leave(epoch))
+
+    def _heir(self, epoch: int) -> bool:
+        words = self._epochs.words.said(epoch).words
+        return any(isinstance(each.act, Hand) and each.member_id == self._store.member_id for each in words)
+
+    def come_back(self) -> None:
+        """Say that this member, who left or was retired, is back (MEM-8)."""
+        gone = self._epochs.gone(self._store.member_id)
+        if gone is None:
+            raise UsageError("this member is not gone")
+        if gone.kind == "expelled":
+            raise UsageError("this member was expelled: only the steward can admit it again", rule="MEM-9")
+        self._say(Return())
+
+    # -- others --------------------------------------------------------------------------
+
+    def admit(self, member_id: bytes) -> None:
+        """Let in who joined too late for their epoch; as the steward, who was expelled, or is gone on without."""
+        self._require_standing()
+        gone = {each.member_id: each.kind for each in self._epochs.previous.gone}
+        is_steward = self._epochs.steward(self._epochs.next_epoch) == self._store.member_id
+        if gone.get(member_id) == "expelled" and not is_steward:
+            raise UsageError("only the steward can admit a member who was expelled", rule="MEM-9")
+        is_taken_back = is_steward and member_id in self._epochs.removed()
+        if member_id not in gone and member_id not in self._store.applier.questioned and not is_taken_back:
+            raise UsageError("that member waits for nobody's word")
+        self._say(Admit(member_id))
+        self._store.apply_ready()
+
+    # -- the steward's place -------------------------------------------------------------
+
+    def hand(self, member_id: bytes) -> int:
+        """Hand the stewardship to a member from the next epoch on; return the open epoch (EPO-6)."""
+        self._require_standing()
+        epoch = self._epochs.next_epoch
+        if self._epochs.steward(epoch) != self._store.member_id:
+            raise UsageError(f"only the steward of epoch {epoch} can hand its place on", rule="EPO-6")
+        self._say(Hand(epoch, member_id))
+        return epoch
+
+    def support(self, candidate: bytes) -> Votes:
+        """Give this member's one vote of the newest round to a candidate, and return how things stand (EPO-9)."""
+        self._require_standing()
+        epoch = self._epochs.next_epoch
+        me = self._store.member_id
+        within = self._store.history.applied_lengths()
+        if me not in self._epochs.electorate(epoch, within):
+            raise UsageError(
+                f"this member has no vote in epoch {epoch}",
+                rule="EPO-9",
+                hint="those vote whom the epoch before counted; in epoch 0, whom a change of the founder's has seen",
+            )
+        number = self._round_for(candidate, epoch)
+        mine = choices(self._epochs.words.votes(epoch)).get(me, {})
+        if mine.get(number) == candidate:
+            return self.votes()
+        if epoch == 0 and number > 1:
+            raise UsageError("epoch 0 has one round, and this member has voted in it", rule="EPO-9")
+        self._say(Support(epoch, number, candidate))
+        self.do_duties()
+        return self.votes()
+
+    def _round_for(self, candidate: bytes, epoch: int) -> int:
+        """Return the round to vote in: the newest, if its place is not taken and this member's vote there is free."""
+        voted = choices(self._epochs.words.votes(epoch))
+        newest = max((number for chosen in voted.values() for number in chosen), default=1)
+        is_free = voted.get(self._store.member_id, {}).get(newest, candidate) == candidate
+        return newest if is_free and taken_round(self._epochs.words.said(epoch).take()) < newest else newest + 1
+
+    def votes(self) -> Votes:
+        """Return who supports whom in the newest round of the open epoch."""
+        epoch = self._epochs.next_epoch
+        electorate = self._epochs.electorate(epoch, self._store.history.applied_lengths())
+        rounds = tally(self._epochs.words.votes(epoch), electorate)
+        newest = max(rounds, default=0)
+        supporters = {candidate: tuple(sorted(voters)) for candidate, voters in rounds.get(newest, {}).items()}
+        return Votes(epoch, newest, supporters, len(electorate) // 2 + 1)
+
+    # -- what is said without being asked ------------------------------------------------
+
+    def do_duties(self) -> None:
+        """Say what is this member's to say: whose work it answers for, that it is elected, which certificate stands."""
+        store = self._store
+        own = store.writer.own
+        if store.identity is None or store.is_returning or own is None or own.log.member_id != store.member_id:
+            return
+        if self._owes_acknowledgement(own.log):
+            store.acknowledge()
+        self._take_if_elected()
+        for closed in list(store.applier.closed):
+            epoch = closed.cut.epoch
+            if closed.cut.steward == store.member_id and self._epochs.needs_word(closed):
+                if self._is_bound(epoch):
+                    return
+                self._say(Certify(epoch, closed.certificate_hash))
+
+    def _owes_acknowledgement(self, own: Log) -> bool:
+        """True when this member had applied work of one who is questioned now, and no change of its own says so yet."""
+        questioned = self._store.applier.questioned
+        seen = self._store.history.head_vector(own) if questioned else {}
+        return any(
+            log.member_id in questioned and log.applied_length > seen.get(log.log, 0)
+            for log in self._store.history.logs.values()
+        )
+
+    def _take_if_elected(self) -> None:
+        me = self._store.member_id
+        votes = self.votes()
+        voters = votes.supporters.get(me, ())
+        if len(voters) < votes.needed or me not in voters:
+            return
+        if taken_round(self._epochs.words.said(votes.epoch).take()) < votes.round:
+            self._say(Take(votes.epoch, votes.round))
+
+    def _is_bound(self, epoch: int) -> bool:
+        """True while this member has voted for another steward of an epoch, who may still win (EPO-9)."""
+        mine = choices(self._epochs.words.votes(epoch)).get(self._store.member_id, {})
+        return max(mine, default=0) > taken_round(self._epochs.words.said(epoch).take())
+
+    def _require_standing(self) -> None:
+        if self._store.identity is None:
+            raise ReadOnlyError(f"{self._store.path} is read-only here: the key of its member is not at hand")
+        gone = self._epochs.gone(self._store.member_id)
+        if gone is not None:
+            raise UsageError(
+                f"this member {_HOW_GONE[gone.kind]} epoch {gone.epoch} and has no say",
+                rule="MEM-8",
+                hint="klal return FILE says that it is back",
+            )
+
+    def _say(self, *words: Word | Close) -> None:
+        store = self._store
+        with store.writing(durable=True), store.writer.engine_writes():
+            store.append_acts(*words)
+
+
+_HOW_GONE = {"left": "left after", "retired": "was retired from", "expelled": "was expelled in"}
+
+
+def _checked(reason: str) -> str:
+    if not 0 < len(reason) <= NAME_LENGTH_MAX or not reason.isprintable():
+        raise UsageError(f"a reason has 1 to {NAME_LENGTH_MAX} printable characters")
+    return reason
