@@ -166,7 +166,8 @@ def test_what_was_compacted_is_not_asked_for_and_sessions_still_end_at_once(flee
 def test_a_newcomer_who_meets_only_a_compacted_replica_waits_for_a_full_one_and_writes(fleet):
     """W14 W15 W26: it is a member, and knows who has what it lacks."""
     compact(fleet, "ana", keep=2)
-    fleet.join("dan")
+    fleet.join("dan", fleet["cal"].invite())
+    fleet.meet("cal", "ana")
     fleet.meet("dan", "ana")
 
     dan = fleet["dan"]
@@ -191,6 +192,7 @@ def test_late_work_waits_for_what_it_must_be_compared_with_and_comes_out_alike(f
     compact(fleet, "ana", keep=2)
     fleet.meet("ana", "eve")
     ana = fleet["ana"]
+    ana.admit("eve")
 
     assert ana.status().parked == 1
     assert any("compacted here and are wanted again" in warning for warning in ana.status().warnings)

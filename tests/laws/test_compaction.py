@@ -113,6 +113,7 @@ def test_whoever_compacts_and_whoever_does_not_come_to_the_same(
         for stray in ("ben again", "eve"):
             fleet.meet(first, stray)
             fleet["dan"].verify()
+        fleet[first].admit("eve")
         close_epoch(fleet)
 
         all_agree(fleet, lambda replica: (answers_of(replica)[:3], [c.hash for c in certificates_of(replica)]))

@@ -337,7 +337,7 @@ def test_the_command_prints_events_and_goes_on_where_one_ended(fleet, capsys, mo
     head = str(ana.log(limit=1)[0].change)
     ana.execute("UPDATE bird SET mass = 5 WHERE id = 'a'")
     ana.close()
-    monkeypatch.setattr("klal.cli.app._open", lambda path: fleet.open("ana", path))
+    monkeypatch.setattr("klal.cli.app.open_replica", lambda path: fleet.open("ana", path))
     assert run(["watch", path, ALL, "--since", head[:12] + head[64:], "--once", "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
     event = json.loads(lines[0])

@@ -1005,7 +1005,8 @@ def _make(
     except BaseException:
         connection.close()
         for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+            with suppress(OSError):  # What made it fail is what the caller must hear of.
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
         raise
     return store
 
