@@ -11,7 +11,7 @@ with klal.open("season.db") as db:
 from __future__ import annotations
 
 from klal import errors
-from klal.api import check_certificate_file, check_proof, create, heal, join, new_id, open  # noqa: A004 - klal.open, as one says gzip.open
+from klal.api import check_certificate_file, check_proof, create, heal, join, new_id, open, refound  # noqa: A004 - klal.open, as one says gzip.open
 from klal.mend import Healed
 from klal.model.certificate import Certificate
 from klal.model.proof import Proof
@@ -68,4 +68,5 @@ __all__ = [
     "join",
     "new_id",
     "open",
+    "refound",
 ]

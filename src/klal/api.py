@@ -9,7 +9,7 @@ from typing import Literal
 
 import platformdirs
 
-from klal.errors import TransportError, UsageError
+from klal.errors import IncompleteError, ReadOnlyError, TransportError, UsageError
 from klal.file_station import FileStation
 from klal.mend import Healed, mend, store_at
 from klal.model import proof
@@ -25,6 +25,8 @@ from klal.reports import Progress
 from klal.store.file import is_there
 from klal.store.home import Home
 from klal.store.store import Store, World, found_space, join_space
+from klal.store.successor import carry_over, predecessor_of
+from klal.survey import Survey
 from klal.sync.station import Station
 from klal.transport.folder import FolderStation
 
@@ -64,6 +66,44 @@ def create(path: str | Path, *, space: str, member: str, home: str | Path | None
     folder = _home(home)
     store = found_space(Path(path), folder, _WORLD, genesis, key)
     return Replica(store, lambda remote: _connect(remote, store, folder))
+
+
+def refound(old: str | Path, path: str | Path, *, space: str, home: str | Path | None = None) -> Replica:
+    """Create a file with a new space that goes on from another: with its tables and rows, and the same member.
+
+    It is the way on where fewer than half of a space's members are left. History, conflicts and rows that
+    UNIQUE hides stay in the old file, which is not touched; others join the new space by a ticket.
+
+    Args:
+        old: A file of the space that is left, with its member's key at hand.
+        path: Where the new file will be; must not exist.
+        space: The new space's name, for people.
+
+    Raises:
+        IncompleteError: Something that is known of is missing in the old file.
+        ReadOnlyError: Its member's key is not at hand.
+    """
+    _check_name("space", space)
+    folder = _home(home)
+    left = _open_store(Path(old), folder, None)
+    try:
+        if left.identity is None:
+            raise ReadOnlyError(f"{old} is read-only here: the key of its member is not at hand")
+        with left.reading():
+            missing = Survey(left).coverage().missing
+        if missing:
+            raise IncompleteError(
+                f"{old} lacks changes that are known of, and a new space would be without them",
+                missing=missing,
+                hint="klal missing FILE says who holds them",
+            )
+        key, nonce = SigningKey(_WORLD.entropy.token(SEED_SIZE)), _WORLD.entropy.token(HASH_SIZE)
+        policy, name = left.genesis.policy, left.identity.name
+        genesis = Genesis(space, key.member_id, name, nonce, policy, predecessor_of(left))
+        made = found_space(Path(path), folder, _WORLD, genesis, key, first=lambda new: carry_over(left, new))
+    finally:
+        left.close()
+    return Replica(made, lambda remote: _connect(remote, made, folder))
 
 
 def join(path: str | Path, ticket: str, *, member: str, home: str | Path | None = None) -> Replica:

@@ -111,6 +111,12 @@ class Replica(Membership):
         return self._store.genesis.space_name
 
     @property
+    def predecessor(self) -> tuple[bytes, str] | None:
+        """The id and name of the space that this one goes on from (`klal.refound`), or None."""
+        named = self._store.genesis.predecessor
+        return None if named is None else (named.space_id, named.space_name)
+
+    @property
     def member_id(self) -> bytes:
         """The member's public key, or empty bytes when the file has no key here."""
         return self._store.member_id

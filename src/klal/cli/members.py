@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from klal.cli.options import File, Json, Other, Reason, open_replica
+from klal.cli.options import File, Json, Other, Reason, home, open_replica
 from klal.cli.output import Exit, Output
 
 members = typer.Typer(rich_markup_mode=None)
@@ -73,6 +74,33 @@ def come_back(file: File, as_json: Json = False) -> int:
         replica.come_back()
         name = replica.member_name
     Output(as_json=as_json).answer({"member": name}, lambda out: out.say("back: a member again from the next cut on"))
+    return Exit.DONE
+
+
+@members.command()
+def refound(
+    file: File,
+    new: Annotated[Path, typer.Argument(metavar="NEW", dir_okay=False, help="Where the new database will be.")],
+    space: Annotated[str, typer.Option("--space", help="The name of the new space.")],
+    as_json: Json = False,
+) -> int:
+    """Found a space that goes on from this one, with its tables and rows.
+
+    For when fewer than half of the members are left. This file is not touched.
+    """
+    import klal as library
+    from klal.cli.text import counted, shown
+
+    with library.refound(file, new, space=space, home=home()) as replica:
+        rows = sum(sum(entry.tables.values()) for entry in replica.log())
+        report = {
+            "space_id": replica.space_id.hex(),
+            "member_id": replica.member_id.hex(),
+            "log_id": replica.log_id.hex(),
+            "rows": rows,
+        }
+    line = Text.assemble((shown(space), "bold"), f" goes on from it with {counted(rows, 'row')}")
+    Output(as_json=as_json).answer(report, lambda out: out.say(line))
     return Exit.DONE
 
 

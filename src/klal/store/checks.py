@@ -9,18 +9,19 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import apsw
 
 from klal.errors import DamagedError, LinkError, MalformedError, RefusedError, SignatureError
-from klal.model.acts import Close, Genesis, Join, NameMoment, decode_acts
+from klal.model.acts import Act, Close, Genesis, Join, NameMoment, decode_acts, encode_act
 from klal.model.certificate import Certificate, check_certificate
 from klal.model.header import ACTS_TABLE, header_hash
 from klal.model.keys import log_id_of
 from klal.model.payload import part_root
 from klal.rules.closing import Cut
+from klal.rules.merge import ChangeRef
 from klal.rules.text import decode_document, told_by
 from klal.store.base import Base
 from klal.store.epochs import Replay
@@ -39,6 +40,7 @@ from klal.store.layout import DERIVED, TABLE_OF, quote
 from klal.store.roots import RowsRoot, rows_root
 from klal.store.sql import Connection
 from klal.store.store import Store
+from klal.store.words import epoch_of
 
 _NOT_AS_WRITTEN = (
     apsw.CorruptError,
@@ -235,6 +237,12 @@ def _certified_again(store: Store, cut: Cut, stored: Certificate) -> Certificate
     return store.epochs.certify(cut, earlier, rows=RowsRoot(stored.body.rows_root, stored.body.row_count))
 
 
+def _judged_again(store: Store, log: Log, seq: int, acts: Sequence[Act]) -> Iterator[tuple[object, ...]]:
+    """Yield the lines of klal_word that a change must have, each verdict found again from its past (MEM-6)."""
+    for number, word, fault, rank in store.epochs.judged(ChangeRef(log.log, seq), acts):
+        yield log.log, seq, number, epoch_of(word), log.member_id, encode_act(word), fault, int(rank)
+
+
 def _check_entries(store: Store) -> None:
     """Check that members, Closes and named moments are those that the acts in history name."""
     history = store.history
@@ -242,6 +250,7 @@ def _check_entries(store: Store) -> None:
     entered: set[bytes] = set()
     closes: set[tuple[object, ...]] = set()
     moments: set[tuple[object, ...]] = set()
+    words: set[tuple[object, ...]] = set()
     for log in history.logs.values():
         for stored in history.lines(log, 0, log.length):
             data = history.part(stored, ACTS_TABLE)
@@ -249,7 +258,10 @@ def _check_entries(store: Store) -> None:
             if data is None or state == STATE_VOID:
                 continue
             seq = stored.header.seq
-            for act in decode_acts(data) if seq == 0 or state == STATE_APPLIED else ():
+            acts = decode_acts(data) if seq == 0 or state == STATE_APPLIED else ()
+            if state == STATE_APPLIED:
+                words.update(_judged_again(store, log, seq, acts))
+            for act in acts:
                 if isinstance(act, Close) and state == STATE_APPLIED:
                     closes.add((act.epoch, log.log, seq, log.member_id))
                 elif isinstance(act, NameMoment) and state == STATE_APPLIED:
@@ -278,6 +290,8 @@ def _check_entries(store: Store) -> None:
         raise LinkError("a member who joined is not entered", rule="MEM-1", evidence=min(absent).hex())
     if set(store.connection.execute("SELECT epoch, log, seq, member_id FROM klal_close").fetchall()) != closes:
         raise LinkError("klal_close is not what history gives", rule="FIL-4", evidence="klal_close")
+    if set(store.connection.execute("SELECT * FROM klal_word").fetchall()) != words:
+        raise LinkError("klal_word is not what history gives", rule="MEM-6", evidence="klal_word")
     if set(store.connection.execute("SELECT log, seq, name FROM klal_moment").fetchall()) != moments:
         raise LinkError("klal_moment is not what history gives", rule="FIL-4", evidence="klal_moment")
 

@@ -333,15 +333,21 @@ class Epochs:
         closes = [act.epoch for act in acts if isinstance(act, Close)]
         for epoch in closes:
             self.words.add_close(ref, log.member_id, epoch)
+        for number, act, fault, rank in self.judged(ref, acts):
+            self.words.add(ref, number, log.member_id, act, fault, rank=rank)
+            if isinstance(act, Certify) and fault is None:
+                self._keep_word(act)
+        self.question()
+
+    def judged(self, ref: ChangeRef, acts: Sequence[object]) -> Iterator[tuple[int, Word, str | None, bool]]:
+        """Yield the words of an applied change: (which act, word, why it has no effect, by a steward)."""
+        member_id = self._history.logs[ref.log].member_id
+        closes = [act.epoch for act in acts if isinstance(act, Close)]
         past: Past | None = None
         for number, act in enumerate(acts):
             if isinstance(act, Word):
                 past = past or self._past(ref)
-                fault = fault_of(act, log.member_id, closes, past)
-                self.words.add(ref, number, log.member_id, act, fault, rank=past.steward == log.member_id)
-                if isinstance(act, Certify) and fault is None:
-                    self._keep_word(act)
-        self.question()
+                yield number, act, fault_of(act, member_id, closes, past), past.steward == member_id
 
     def _past(self, ref: ChangeRef) -> Past:
         """Return what a change had seen, as far as words are judged by it."""

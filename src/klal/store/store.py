@@ -802,7 +802,7 @@ class Store:
         assert acts is not None
         assert seal, "the genesis is sealed when it is made"
         ticket = Ticket(
-            stored.header_bytes, acts, founder.incarnation, seal[0].signature, invitation, seed, self._schema()
+            stored.header_bytes, acts, founder.incarnation, seal[0].signature, invitation, seed, self.schema_acts()
         )
         return encode_ticket(ticket)
 
@@ -810,7 +810,7 @@ class Store:
         log_id = self.connection.execute("SELECT log_id FROM klal_member WHERE ticket_id IS NULL").get
         return self.history.by_id[log_id]
 
-    def _schema(self) -> tuple[SchemaAct, ...]:
+    def schema_acts(self) -> tuple[SchemaAct, ...]:
         """Return the acts that what is declared and not dropped comes from, in an order in which they apply."""
         schema = self.catalog.schema
         acts: list[SchemaAct] = []
@@ -950,12 +950,21 @@ def opened_store(connection: Connection, path: Path, home: Home, world: World, m
         raise DamagedError(found, hint="klal heal mends it") from error
 
 
-def found_space(path: Path, home: Home, world: World, genesis: Genesis, key: SigningKey) -> Store:
-    """Create a file with a new space, its genesis written and sealed."""
+def found_space(
+    path: Path,
+    home: Home,
+    world: World,
+    genesis: Genesis,
+    key: SigningKey,
+    first: Callable[[Store], object] | None = None,
+) -> Store:
+    """Create a file with a new space, its genesis written and sealed, and what `first` writes; or no file."""
     identity = Identity(key, genesis.founder_name)
 
     def begin(store: Store) -> None:
         store.found(genesis)
+        if first is not None:
+            first(store)
 
     return _make(path, home, world, genesis, identity, None, begin)
 

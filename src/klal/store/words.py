@@ -85,10 +85,9 @@ class Words:
             ref, number: The change, and which of its acts.
             rank: 1 if its writer was the steward then.
         """
-        epoch = _NO_EPOCH if isinstance(word, Return | Admit) else word.epoch
         self._connection.execute(
             "INSERT OR IGNORE INTO klal_word VALUES(?,?,?,?,?,?,?,?)",
-            (*ref, number, epoch, member_id, encode_act(word), fault, rank),
+            (*ref, number, epoch_of(word), member_id, encode_act(word), fault, rank),
         )
         self._words = self._returns = None
 
@@ -144,6 +143,11 @@ class Words:
             "SELECT member_id, body, fault FROM klal_word WHERE fault IS NOT NULL ORDER BY log, seq, number"
         ).fetchall()
         return [(member_id, decode_word(body), fault) for member_id, body, fault in rows]
+
+
+def epoch_of(word: Word) -> int:
+    """Return the epoch that a word is about, or -1."""
+    return _NO_EPOCH if isinstance(word, Return | Admit) else word.epoch
 
 
 def _in_order(spoken: Spoken) -> tuple[object, ...]:
