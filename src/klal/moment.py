@@ -15,8 +15,10 @@ Source:
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +29,7 @@ from klal.model.schema import Key, Merge, Value, has_suffix
 from klal.reports import ChangeId, Closed, Conflict, Missing, NamedMoment, RowChange, Rows, Version
 from klal.rules.cells import readable
 from klal.rules.merge import ChangeRef, Entry, RowState, Write, merge_write, same
-from klal.rules.order import order_stamp
+from klal.rules.order import OrderKey, order_stamp
 from klal.store.catalog import Table
 from klal.store.history import History
 from klal.store.moments import BareKey, Past, Scan, writes_of
@@ -123,6 +125,25 @@ class Moments:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._history: History = store.history
+
+    def discloser(self, lengths: Lengths) -> ChangeRef | None:
+        """Return the first change, in the one order, whose past and itself hold all of a state; None while none does.
+
+        Whoever holds the same changes finds the same one. A change that arrives later and is earlier in the order
+        still takes its place: what nobody here has heard of is not counted (MOM-5).
+        """
+        found: list[tuple[OrderKey, ChangeRef]] = []
+        for log in self._history.logs.values():
+            # Along a log pasts only grow, so the first of its changes that has all of it is found by halving.
+            refs = [ChangeRef(log.log, seq) for seq in range(log.applied_length)]
+            at = bisect_left(refs, True, key=partial(self._holds, lengths))
+            if at < len(refs):
+                found.append((order_key(self._history, log, self._history.read(refs[at])), refs[at]))
+        return min(found)[1] if found else None
+
+    def _holds(self, lengths: Lengths, ref: ChangeRef) -> bool:
+        seen = self._history.vector(ref)
+        return all(seen.get(log, 0) >= length for log, length in lengths.items())
 
     # -- from what is asked to a frontier --------------------------------------------------
 

@@ -26,6 +26,7 @@ from klal.moment import Asked, Moment, Moments, changed, versions
 from klal.prove import Prover
 from klal.reports import (
     ChangeId,
+    Claim,
     Closed,
     Compacted,
     Conflict,
@@ -566,6 +567,22 @@ class Replica(Membership):
             frontier = moments.frontier(lengths)
             name = moments.name_of(frontier.root())
         return Moment(self._past(lengths), frontier, name)
+
+    def discloser(self, moment: Asked = "now") -> Claim | None:
+        """Return who was the first to have a state whole, and in which change; None while nobody's change had it.
+
+        It is the first in the one order of the changes that have all of it in their past, or complete it: the
+        same wherever the same changes are held. `value` is the root of the state.
+
+        Args:
+            moment: As for `at`.
+        """
+        with self._store.reading():
+            moments = Moments(self._store)
+            lengths = moments.lengths(moment)
+            ref = moments.discloser(lengths)
+            root = moments.frontier(lengths).root()
+            return None if ref is None else self._survey().claim(root, ref)
 
     def _past(self, lengths: Mapping[int, int]) -> Past:
         # As SQLite knows it: a relative path would be another file after a chdir.

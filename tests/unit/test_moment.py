@@ -587,3 +587,36 @@ def test_moments_of_one_store_are_named_by_what_they_hold(fleet):
         root = Moments(store).frontier(lengths).root()
     with fleet["ana"].at(change) as moment:
         assert moment.root == root
+
+
+def test_who_first_had_a_state_whole_is_the_same_wherever_the_same_changes_are(fleet):
+    """W17 MOM-5: it follows from history, in whatever order that arrived."""
+    fleet.join("cal")
+    fleet.gather()
+    first = wrote(fleet["ana"], "a", 1)
+    assert fleet["ana"].discloser(first).change == first, "whoever completes it has it whole"
+    fleet.gather()
+    other = wrote(fleet["ben"], "b", 2)
+    fleet.gather()
+    after = wrote(fleet["cal"], "c", 3)
+    fleet.gather()
+
+    found = {(d.member_name, d.change, d.value) for d in (r.discloser(other) for r in fleet.replicas.values())}
+    assert len(found) == 1
+    assert found.pop()[:2] == ("ben", other)
+    assert {r.discloser(after).member_name for r in fleet.replicas.values()} == {"cal"}
+    assert {r.discloser("now").change for r in fleet.replicas.values()} == {after}
+
+
+def test_a_state_nobodys_change_has_seen_has_no_discloser_yet(fleet):
+    """W17 MOM-5: two wrote apart, and nobody since."""
+    fleet.join("cal")
+    fleet.gather()
+    wrote(fleet["ana"], "a", 1)
+    wrote(fleet["ben"], "b", 2)
+    fleet.gather()
+    assert fleet["ana"].discloser() is None
+    change = wrote(fleet["cal"], "c", 3)
+    fleet.gather()
+
+    assert fleet["ana"].discloser().change == change
