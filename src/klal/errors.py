@@ -141,10 +141,7 @@ class LinkError(RefusedError):
 
 
 class ForkError(RefusedError):
-    """Two different changes bear one number of one log.
-
-    It need not be malice: a machine restored from a snapshot does the same. `evidence` holds both.
-    """
+    """Members signed for two things of which only one can be; `evidence` holds both."""
 
 
 class MembershipError(RefusedError):

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from klal.errors import ForkError, RefusedError
+from klal.errors import RefusedError
 from klal.model.codec import tree_leaf
 from klal.model.header import ACTS_TABLE, lone_table
 from klal.model.receipt import Receipt
 from klal.rules.admit import slice_count_of
-from klal.store.history import STATE_LACKING, lacks_payload
+from klal.rules.merge import ChangeRef
+from klal.store.history import STATE_LACKING, Log, lacks_payload
 from klal.store.stewardship import Stewardship
 from klal.store.store import Store
 from klal.store.writer import paused
@@ -75,42 +76,56 @@ class FileStation:
         A log that waits in memory for its invitation is among them, so that the session
         asks for the payload that shows it.
         """
+        history = self._store.history
         waiting = [LogState(*each, payload_length=0) for each in self._store.intake.waiting()]
-        logs = sorted(self._store.history.logs.values(), key=lambda log: log.log)
+        logs = sorted(history.logs.values(), key=lambda log: log.log)
         return [
             LogState(
-                log.log_id,
+                history.name_of(ChangeRef(log.log, log.length - 1)),
                 log.member_id,
                 log.incarnation,
                 log.length,
                 log.head_hash,
-                self._store.history.wants_from(log),
+                history.whole_length(log),
             )
             for log in logs
-            if log.length
+            if log.length > log.start
         ] + waiting
+
+    def holds(self, log: LogState) -> bool:
+        """True when all headers of this prefix are here."""
+        return self._store.intake.holds(log.origin(self.space_id), log.length, log.head_hash)
 
     def runs(self, log_id: bytes, start: int, stop: int) -> Iterator[Run]:
         """Yield the headers [start, stop) as runs that end at seals."""
         history = self._store.history
-        log = history.by_id[log_id]
-        for seal in history.seals(log, start, stop):
-            headers = tuple(history.headers(log, start, seal.length))
-            yield Run(log_id, log.member_id, log.incarnation, start, headers, seal)
-            start = seal.length
+        waiting: list[bytes] = []  # Headers of a branch may lie below it, and their seal in it.
+        for log, first, end in history.path(history.by_id[log_id], stop):
+            at = max(start, first)
+            for seal in history.seals(log, at, end):
+                headers = (*waiting, *history.headers(log, at, seal.length))
+                yield Run(log.origin, log.member_id, log.incarnation, seal.length - len(headers), headers, seal)
+                waiting, at = [], seal.length
+            waiting += history.headers(log, at, end)
 
-    def payload_gaps(self, log_id: bytes, stop: int) -> list[range]:
-        """Return the seqs below `stop` whose payload is wanted."""
-        return self._store.intake.payload_gaps(log_id, stop)
+    def payload_gaps(self, log: LogState) -> list[range]:
+        """Return the seqs of this prefix whose payload is wanted."""
+        return self._store.intake.payload_gaps(log.origin(self.space_id), log.length, log.head_hash)
 
-    def parts_begun(self, log_id: bytes, start: int, stop: int) -> list[PartBegun]:
+    def parts_begun(self, log: LogState, start: int, stop: int) -> list[PartBegun]:
         """Return the parts of [start, stop) that are here in part."""
-        return [PartBegun(*begun) for begun in self._store.intake.begun(log_id, start, stop)]
+        origin = log.origin(self.space_id)
+        begun = self._store.intake.begun(origin, log.length, log.head_hash, range(start, stop))
+        return [PartBegun(*each) for each in begun]
 
     def payloads(self, log_id: bytes, start: int, stop: int) -> Iterator[PartLeaves | PartSlice]:
         """Yield the payloads of [start, stop) that are here, in order."""
         history = self._store.history
-        log = history.by_id[log_id]
+        for log, first, end in history.path(history.by_id[log_id], stop):
+            yield from self._payloads(log, max(start, first), end)
+
+    def _payloads(self, log: Log, start: int, stop: int) -> Iterator[PartLeaves | PartSlice]:
+        history, log_id = self._store.history, log.origin
         for seq, stored in enumerate(history.lines(log, start, stop), start):
             if stored.state == STATE_LACKING:
                 continue
@@ -148,8 +163,6 @@ class FileStation:
         try:
             with self._storing():
                 self._take(arrival)
-        except ForkError:
-            raise  # The evidence is kept, and nothing else was written.
         except RefusedError:
             if self._pending == 0:
                 store.rollback()

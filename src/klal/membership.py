@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from klal.errors import UsageError
 from klal.reports import Finished, Stewardship
+from klal.rules.merge import ChangeRef
 from klal.store.stewardship import Stewardship as Words
 from klal.store.store import Store
 from klal.survey import Survey
@@ -118,10 +119,13 @@ class Membership:
     def _finished(self, epoch: int) -> Finished:
         """Return what this member's Close of an epoch says: how long its logs are there."""
         store = self._store
-        logs = sorted(
-            (log.log_id, log.length) for log in store.history.logs.values() if log.member_id == store.member_id
+        history = store.history
+        logs = (
+            (history.name_of(ChangeRef(log.log, log.length - 1)), log.length)
+            for log in history.logs.values()
+            if log.member_id == store.member_id and log.length > log.start
         )
-        return Finished(epoch, tuple((log_id, length) for log_id, length in logs if length))
+        return Finished(epoch, tuple(sorted(logs)))
 
     def _begin(self, what: str) -> Store:
         if self._store.in_transaction:

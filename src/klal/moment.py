@@ -24,14 +24,14 @@ from typing import Self
 
 from klal.errors import IncompleteError, UsageError
 from klal.model.codec import HASH_SIZE, NAME_LENGTH_MAX
-from klal.model.frontier import Frontier, Head
+from klal.model.frontier import Frontier
 from klal.model.schema import Key, Merge, Value, has_suffix
 from klal.reports import ChangeId, Closed, Conflict, Missing, NamedMoment, RowChange, Rows, Version
 from klal.rules.cells import readable
 from klal.rules.merge import ChangeRef, Entry, RowState, Write, merge_write, same
 from klal.rules.order import OrderKey, order_stamp
 from klal.store.catalog import Table
-from klal.store.history import History
+from klal.store.history import History, Log
 from klal.store.moments import BareKey, Past, Scan, writes_of
 from klal.store.resolve import conflict_id_of
 from klal.store.store import Store
@@ -224,28 +224,20 @@ class Moments:
         )
 
     def _of_change(self, change: ChangeId) -> Lengths:
-        log = self._history.by_id.get(change.log_id)
-        if log is None or change.seq >= log.length:
+        ref = self._history.named(change.log_id, change.seq)
+        if ref is None:
             what = f"change {change.log_id.hex()[:8]}:{change.seq}"
             missing = self._missing({change.log_id: change.seq + 1})
             if missing:
                 raise IncompleteError(f"{what} is known of and not here", missing=missing)
             raise UsageError(f"{what} is not known here")
-        return self._closure({log.log: change.seq + 1})
+        return self._closure({ref.log: ref.seq + 1})
 
     def _of_frontier(self, frontier: Frontier) -> Lengths:
-        lengths: Lengths = {}
-        for log_id, head in frontier.heads.items():
-            log = self._history.by_id.get(log_id)
-            if log is None or log.length < head.length:
-                wanted = {log_id: each.length for log_id, each in frontier.heads.items()}
-                raise IncompleteError(
-                    f"this frontier reaches to change {head.length - 1} of log {log_id.hex()[:8]}, which is not here",
-                    missing=self._missing(wanted),
-                )
-            if self._history.hash_at(ChangeRef(log.log, head.length - 1)) != head.head_hash:
-                raise IncompleteError(f"this frontier is on another branch of log {log_id.hex()[:8]} than the one here")
-            lengths[log.log] = head.length
+        lengths = self._history.lengths_of(frontier)
+        if lengths is None:
+            wanted = {log_id: head.length for log_id, head in frontier.heads.items()}
+            raise IncompleteError("this frontier names a change that is not here", missing=self._missing(wanted))
         if self._closure(lengths) != lengths:
             raise UsageError("this frontier is no moment: a change in it had seen one outside it")
         return lengths
@@ -265,8 +257,10 @@ class Moments:
             if length <= have:
                 continue
             lengths[index] = length
+            if log.below is not None:
+                waiting.append((log.below, log.start))
             applied = min(length, log.applied_length)
-            if applied > have:
+            if applied > max(have, log.start):
                 waiting.extend(history.vector(ChangeRef(index, applied - 1)).items())
             # What is not applied has no stored past: its headers name it.
             for stored in history.lines(log, max(have, log.applied_length), length):
@@ -286,7 +280,7 @@ class Moments:
         lengths: Lengths = {}
         waiting = []
         for log in history.logs.values():
-            lengths[log.log] = self._stamped_until(log.log, log.applied_length, unix_ms)
+            lengths[log.log] = self._stamped_until(log, unix_ms)
             if lengths[log.log] == log.applied_length < log.length:
                 waiting.append(log)
         # What is parked, or waits for its payload, is stamped by its headers, as it will be when it is applied.
@@ -303,14 +297,14 @@ class Moments:
                     stamps[ref] = stamp
                     lengths[log.log] += 1
                     is_moving = True
-        return lengths
+        return {index: length for index, length in lengths.items() if length > history.logs[index].start}
 
-    def _stamped_until(self, log: int, stop: int, unix_ms: int) -> int:
-        """Return how many of a log's first `stop` changes are stamped so: stamps rise along a log."""
-        low, high = 0, stop
+    def _stamped_until(self, log: Log, unix_ms: int) -> int:
+        """Return up to where a log's applied changes are stamped so: stamps rise along a log."""
+        low, high = log.start, log.applied_length
         while low < high:
             middle = (low + high) // 2
-            if self._history.read(ChangeRef(log, middle)).order_stamp <= unix_ms:
+            if self._history.read(ChangeRef(log.log, middle)).order_stamp <= unix_ms:
                 low = middle + 1
             else:
                 high = middle
@@ -319,12 +313,15 @@ class Moments:
     def _stamp(self, ref: ChangeRef, lengths: Lengths, stamps: dict[ChangeRef, int]) -> int | None:
         """Return the order stamp of a change that is not applied, or None where its past is not inside `lengths`."""
         header = self._history.read(ref).header
-        past = [ChangeRef(ref.log, ref.seq - 1)] if ref.seq else []
+        below = self._history.before(ref)
+        past = [] if below is None else [below]
         for hashed in header.past:
             seen = self._history.find(hashed)
-            if seen is None or seen.seq >= lengths[seen.log]:
+            if seen is None:
                 return None
             past.append(seen)
+        if any(seen.seq >= lengths[seen.log] for seen in past):
+            return None
         greatest = max((stamps.get(seen) or self._history.read(seen).order_stamp for seen in past), default=0)
         return order_stamp(header.unix_ms, self._store.applier.not_after_ms, greatest)
 
@@ -352,14 +349,7 @@ class Moments:
 
     def frontier(self, lengths: Lengths) -> Frontier:
         """Return prefix lengths as what has one root everywhere."""
-        logs = self._history.logs
-        return Frontier(
-            {
-                logs[index].log_id: Head(length, self._history.hash_at(ChangeRef(index, length - 1)))
-                for index, length in lengths.items()
-                if length
-            }
-        )
+        return self._history.frontier_of(lengths)
 
     def name_of(self, root: bytes) -> str:
         """Return the name that members gave the state with this root, or ""."""
@@ -383,7 +373,7 @@ class Moments:
         roots: dict[str, list[bytes]] = {}
         for _, name, ref in sorted(found):
             log = history.logs[ref.log]
-            lengths = {**history.vector(ref), ref.log: ref.seq}
+            lengths = history.past_of(ref)
             frontier = self.frontier(lengths)
             root, earlier = frontier.root(), roots.setdefault(name, [])
             if root in earlier:
@@ -391,7 +381,7 @@ class Moments:
             told_apart = f"{name}__{root[:16].hex()}" if earlier else name
             earlier.append(root)
             unix_ms = history.read(ref).header.unix_ms
-            change = ChangeId(log.log_id, ref.seq)
+            change = ChangeId(history.name_of(ref), ref.seq)
             by = survey.name(log.member_id)
             named.append((NamedMoment(told_apart, root, frontier.change_count, by, unix_ms, change), lengths))
         return named
@@ -461,7 +451,7 @@ def versions(store: Store, table_name: str, key: Value | Key) -> list[Version]:
         stored, log = history.read(each.change), history.logs[each.change.log]
         order = order_key(history, log, stored)
         cells = {column: value for column, value in each.cells.items() if column in table.by_id}
-        write = Write(each.change, order, each.kind, each.life, cells, each.is_final, log.log_id)
+        write = Write(each.change, order, each.kind, each.life, cells, each.is_final, log.origin)
         window = [other for other in done if not history.sees(write.change, other.change)]
         before = {(entry.column, entry.change) for entry in state.entries}
         state = merge_write(state, window, write, history.sees, table.merge_columns)
@@ -473,7 +463,7 @@ def versions(store: Store, table_name: str, key: Value | Key) -> list[Version]:
         found.append((write, stored.header.unix_ms, row))
     return [
         Version(
-            ChangeId(history.logs[write.change.log].log_id, write.change.seq),
+            ChangeId(history.name_of(write.change), write.change.seq),
             survey.name(history.logs[write.change.log].member_id),
             unix_ms,
             write.kind.name.lower(),
@@ -494,7 +484,7 @@ def _as_said(table: Table, write: Write, column: bytes) -> Value:
 def _conflict(history: History, survey: Survey, table: Table, key: Key, entry: Entry) -> Conflict:
     column = None if entry.column is None else table.by_id[entry.column].name
     winner, loser = survey.claim(entry.winner_value, entry.winner), survey.claim(entry.value, entry.change)
-    log_id = history.logs[entry.change.log].log_id
+    log_id = history.name_of(entry.change)
     conflict_id = conflict_id_of(table, key, entry.column or b"", log_id, entry.change.seq)
     return Conflict(conflict_id, table.name, key, column, winner, loser)
 

@@ -6,7 +6,6 @@ from klal.errors import UsageError
 from klal.model.proof import Proof
 from klal.model.schema import Key, Value
 from klal.reports import ChangeId
-from klal.rules.merge import ChangeRef
 from klal.store.proofs import prove_change, prove_member, prove_named, prove_row
 from klal.store.store import Store
 
@@ -37,10 +36,10 @@ class Prover:
         """
         wanted = ChangeId.parse(change) if isinstance(change, str) else change
         with self._store.reading():
-            log = self._store.history.by_id.get(wanted.log_id)
-            if log is None or wanted.seq >= log.length:
+            ref = self._store.history.named(wanted.log_id, wanted.seq)
+            if ref is None:
                 raise UsageError(f"change {wanted} is not here")
-            return prove_change(self._store, ChangeRef(log.log, wanted.seq), epoch, with_payload=with_payload)
+            return prove_change(self._store, ref, epoch, with_payload=with_payload)
 
     def row(self, table: str, key: Value | Key, *, epoch: int | None = None) -> Proof:
         """Return the proof of what a row was at the close of an epoch, or that there was none with this key.

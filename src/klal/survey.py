@@ -90,7 +90,8 @@ class Survey:
     def claims(self) -> dict[bytes, dict[bytes, int]]:
         """What members signed for; one's own share is what lies in this file."""
         claims = self._store.knowledge.claims(but=self._me)
-        claims[self._me] = {log.log_id: log.payload_length for log in self._history.logs.values() if log.payload_length}
+        lengths = self._history.held_lengths()
+        claims[self._me] = {self._history.logs[index].log_id: length for index, length in lengths.items()}
         return claims
 
     @cached_property
@@ -167,7 +168,7 @@ class Survey:
             Missing(
                 self.name(gap.member_id),
                 gap.member_id or b"",
-                gap.log_id,
+                self._name_of(gap.log_id, gap.seqs.start),
                 gap.seqs.start,
                 gap.seqs.stop,
                 gap.what,
@@ -189,12 +190,14 @@ class Survey:
             for seqs in log.dropped
         )
         logs = self.held.values()
-        known = sum(log.known_length for log in logs) + sum(len(gap.seqs) for gap in self.gaps if not gap.log_id)
+        known = sum(log.known_length - log.start for log in logs) + sum(
+            len(gap.seqs) for gap in self.gaps if not gap.log_id
+        )
         base = self._history.base
         return Coverage(
-            sum(log.length for log in logs),
+            sum(log.length - log.start for log in logs),
             known,
-            sum(log.payload_count for log in logs),
+            sum(log.payload_count - log.start for log in logs),
             known,
             missing,
             self._store.contact_unix_ms,
@@ -202,13 +205,20 @@ class Survey:
             None if base is None else base.epoch,
         )
 
+    def _name_of(self, log_id: bytes, seq: int) -> bytes:
+        """Return what the log of a change is called: of a forked one, the branch (LOG-7)."""
+        ref = self._history.named(log_id, seq)
+        return log_id if ref is None else self._history.name_of(ref)
+
     def who_has(self, change: ChangeId) -> Holders:
         """Return who is known to hold a change.
 
         Raises:
             UsageError: Nothing stored here names it.
         """
-        log = self.held.get(change.log_id)
+        ref = self._history.named(change.log_id, change.seq)
+        log_id = change.log_id if ref is None else self._history.logs[ref.log].log_id
+        log = self.held.get(log_id)
         if log is None or change.seq >= log.known_length:
             raise UsageError(f"change {change.log_id.hex()[:8]}:{change.seq} is not known here")
         holders, lacking, unknown = [], [], []
@@ -216,20 +226,17 @@ class Survey:
             lengths = self.claims.get(member_id)
             if lengths is None:
                 unknown.append(name)
-            elif self._claims(member_id, lengths, change):
+            elif self._claims(member_id, lengths, ref, ChangeId(log_id, change.seq)):
                 holders.append(name)
             else:
                 lacking.append(name)
         is_stable = not lacking and not unknown
         return Holders(change, tuple(sorted(holders)), tuple(sorted(lacking)), tuple(sorted(unknown)), is_stable)
 
-    def _claims(self, member_id: bytes, lengths: dict[bytes, int], change: ChangeId) -> bool:
+    def _claims(self, member_id: bytes, lengths: dict[bytes, int], ref: ChangeRef | None, change: ChangeId) -> bool:
         if member_id == self._me:
             # Bytes, not a prefix: a payload beyond a gap is held too.
-            log = self._history.by_id.get(change.log_id)
-            if log is None or change.seq >= log.length:
-                return False
-            return not lacks_payload(self._history.read(ChangeRef(log.log, change.seq)).state)
+            return ref is not None and not lacks_payload(self._history.read(ref).state)
         if lengths.get(change.log_id, 0) <= change.seq:
             return False
         return change.log_id not in self.held or member_id in holders_of(self.copies, change.log_id, change.seq)
@@ -366,7 +373,7 @@ class Survey:
         coverage = self.coverage()
         epoch = self.epoch()
         known = coverage.known
-        stable_count = sum(self.stable.values())
+        stable_count = sum(max(0, length - self.held[log_id].start) for log_id, length in self.stable.items())
         heard = [member for member in self.claims if member != self._me]
         state = space_state(
             is_alone=not heard,
@@ -424,9 +431,9 @@ class Survey:
         """Count own changes that nobody else is known to hold (W5)."""
         count = 0
         for log in self._history.logs.values():
-            if log.member_id == self._me and log.length:
+            if log.member_id == self._me and log.length > log.start:
                 others = [lengths.get(log.log_id, 0) for member, lengths in self.claims.items() if member != self._me]
-                count += log.length - min(log.length, max(others, default=0))
+                count += log.length - min(log.length, max(log.start, *others) if others else log.start)
         return count
 
     def _parked(self) -> int:
@@ -435,13 +442,7 @@ class Survey:
     def _warnings(self) -> tuple[str, ...]:
         connection = self._store.connection
         warnings = []
-        for log_id, seq in connection.execute("SELECT DISTINCT log_id, seq FROM klal_fork ORDER BY 1, 2").fetchall():
-            log = self._history.by_id.get(log_id)
-            who = self.name(None if log is None else log.member_id)
-            warnings.append(f"a log of {who} has two branches from change {seq}; the one held first is kept")
-        for log_id, member_id in sorted(self._store.knowledge.other_branches()):
-            log = self._history.by_id[log_id]
-            warnings.append(f"{self.name(member_id)} holds another branch of a log of {self.name(log.member_id)}")
+        warnings.extend(self._forks())
         for name, used, meant in connection.execute(
             "SELECT min(name), count(*), min(use_count_max) FROM klal_member WHERE ticket_id IS NOT NULL"
             " GROUP BY ticket_id HAVING count(*) > min(use_count_max)"
@@ -479,6 +480,25 @@ class Survey:
         for member_id, word, fault in epochs.words.without_effect():
             found.append(f"{self.name(member_id)} {describe_word(word, self.name)}: no effect, since it {fault}")
         return found
+
+    def _forks(self) -> list[str]:
+        """Tell what became of logs that forked: nothing is lost by it, and most who did it do not know of it."""
+        told = []
+        for log_id in sorted(self._history.forked):
+            strands = self._history.forked[log_id]
+            seq = min(log.start for log in strands if log.log_id != log_id)
+            if strands[0].member_id == self._me:
+                told.append(
+                    f"your log was written on two machines from change {seq} on, as after a restored backup;"
+                    " all of it is kept, and you go on in a new log"
+                )
+            else:
+                who = self.name(strands[0].member_id)
+                told.append(f"a log of {who} went on in {len(strands)} ways from change {seq} on; all of it is kept")
+        for log_id, member_id in sorted(self._store.knowledge.other_branches()):
+            owner = self.name(self._history.by_id[log_id].member_id)
+            told.append(f"{self.name(member_id)} holds changes of {owner} that are not here, beside others that are")
+        return told
 
     def _other_certificates(self) -> list[str]:
         """Name members whose certificate is not one computed here although all of its ground is."""
@@ -547,32 +567,32 @@ class Survey:
             return Claim(value, "", None, None)
         log = self._history.logs[ref.log]
         unix_ms = self._history.read(ref).header.unix_ms
-        return Claim(value, self.name(log.member_id), ChangeId(log.log_id, ref.seq), unix_ms)
+        return Claim(value, self.name(log.member_id), ChangeId(self._history.name_of(ref), ref.seq), unix_ms)
 
     def log(self, limit: int | None, table: str | None) -> list[LogEntry]:
         """Return changes, newest first by order stamp, then by log and number."""
         history = self._history
         table_id = None if table is None else self._store.catalog.named(table).table_id
-        found: list[tuple[int, bytes, int, Stored]] = []
+        found: list[tuple[int, ChangeId, ChangeRef, Stored]] = []
         for log in history.logs.values():
-            found.extend(
-                (stored.order_stamp or stored.header.unix_ms, log.log_id, stored.header.seq, stored)
-                for stored in history.lines(log, 0, log.length)
-                if table_id is None or any(part.table_id == table_id for part in stored.header.parts)
-            )
-        found.sort(key=lambda each: each[:3], reverse=True)
-        return [self._entry(ChangeId(log_id, seq), stored) for _, log_id, seq, stored in found[:limit]]
+            for stored in history.lines(log, 0, log.length):
+                if table_id is None or any(part.table_id == table_id for part in stored.header.parts):
+                    ref = ChangeRef(log.log, stored.header.seq)
+                    change = ChangeId(history.name_of(ref), ref.seq)
+                    found.append((stored.order_stamp or stored.header.unix_ms, change, ref, stored))
+        found.sort(key=lambda each: each[:2], reverse=True)
+        return [self._entry(change, ref, stored) for _, change, ref, stored in found[:limit]]
 
-    def _entry(self, change: ChangeId, stored: Stored) -> LogEntry:
+    def _entry(self, change: ChangeId, ref: ChangeRef, stored: Stored) -> LogEntry:
         header = stored.header
-        log = self._history.by_id[change.log_id]
+        log = self._history.logs[ref.log]
         tables = {}
         for part in header.parts:
             if part.table_id != ACTS_TABLE:
                 table = self._store.catalog.by_id.get(part.table_id)
                 tables[table.name if table else part.table_id.hex()[:8]] = part.row_count
-        held = [m for m, lengths in self.claims.items() if m != self._me and lengths.get(change.log_id, 0) > change.seq]
-        is_stable = self.stable.get(change.log_id, 0) > change.seq
+        held = [m for m, lengths in self.claims.items() if m != self._me and lengths.get(log.log_id, 0) > ref.seq]
+        is_stable = self.stable.get(log.log_id, 0) > ref.seq
         return LogEntry(
             change,
             self.name(log.member_id),
@@ -581,7 +601,7 @@ class Survey:
             tables,
             self._acts(stored),
             "stable" if is_stable else "held" if held or log.member_id != self._me else "local",
-            self._is_late(log.log, change.seq, header.epoch),
+            self._is_late(log.log, ref.seq, header.epoch),
         )
 
     def _is_late(self, log: int, seq: int, epoch: int) -> bool:

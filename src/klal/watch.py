@@ -105,23 +105,25 @@ class LiveQuery:
         )
 
     def _newest(self, before: dict[int, int]) -> ChangeId:
-        moved = [log for log in self.store.history.logs.values() if log.applied_length > before.get(log.log, 0)]
+        moved = [log for log in self.store.history.logs.values() if log.applied_length > before.get(log.log, log.start)]
         newest = max(moved, key=lambda log: (log.order_stamp, log.log_id))
-        return ChangeId(newest.log_id, newest.applied_length - 1)
+        return self._id_of(ChangeRef(newest.log, newest.applied_length - 1))
 
     def _heads(self) -> tuple[ChangeId, ...]:
-        history = self.store.history
-        return tuple(sorted(ChangeId(history.logs[ref.log].log_id, ref.seq) for ref in history.maximal_heads({})))
+        return tuple(sorted(map(self._id_of, self.store.history.maximal_heads({}))))
+
+    def _id_of(self, ref: ChangeRef) -> ChangeId:
+        return ChangeId(self.store.history.name_of(ref), ref.seq)
 
     def _lengths_of(self, since: Since) -> dict[int, int]:
         history = self.store.history
         lengths: dict[int, int] = {}
         for each in [since] if isinstance(since, ChangeId | str) else since:
             change = ChangeId.parse(each) if isinstance(each, str) else each
-            log = history.by_id.get(change.log_id)
-            if log is None or change.seq >= log.applied_length:
+            ref = history.named(change.log_id, change.seq)
+            if ref is None or ref.seq >= history.logs[ref.log].applied_length:
                 raise UsageError(f"change {change.log_id.hex()[:8]}:{change.seq} is not applied here")
-            for index, length in history.vector(ChangeRef(log.log, change.seq)).items():
+            for index, length in history.vector(ref).items():
                 lengths[index] = max(length, lengths.get(index, 0))
         return lengths
 

@@ -16,6 +16,7 @@ import pytest
 
 import klal
 from klal.errors import KlalError, ReadOnlyError, UsageError
+from klal.model.certificate import check_certificate
 from klal.rules.merge import ChangeRef
 
 
@@ -77,7 +78,7 @@ class Space:
         for replica in replicas:
             assert {key for (key,) in replica.query("SELECT k FROM t")} == self.written
             replica.verify()
-            assert replica._store.connection.execute("SELECT count(*) FROM klal_fork").get == 0
+            assert replica._store.connection.execute("SELECT count(*) FROM klal_forks").get == 0
         names = [numbered(replica) for replica in replicas]
         assert all(each == names[0] for each in names)
 
@@ -244,25 +245,152 @@ def test_file_and_home_restored_together_are_found_when_the_branches_meet(space)
     space.check([space.ben])
 
 
-def test_a_restored_branch_that_was_written_before_it_met_the_other_is_kept_as_evidence(space):
-    """D6 T15: two changes bear one number; neither file is harmed, and everything before the fork stays in sync."""
+def restored(space):
+    """Write on a machine and on what its snapshot brought back, and return the snapshot's file and home."""
     space.write_at(space.path)
     snapshot = space.folder / "snapshot"
     snapshot.mkdir()
     shutil.copy(space.path, snapshot / "ana.db")
     shutil.copytree(space.home, snapshot / "home")
-    space.write_at(space.path)
-    space.ben.sync(space.path)
-    ours = set(space.written)
-    with klal.open(snapshot / "ana.db", home=snapshot / "home") as restored:
-        space.write(restored)
-        reports = [restored.sync(space.folder / "ben.db"), space.ben.sync(snapshot / "ana.db")]
+    space.write_at(space.path, 2)
+    space.write_at(snapshot / "ana.db", 3, home=snapshot / "home")
+    return snapshot / "ana.db", snapshot / "home"
 
-        assert not any(report.equal for report in reports)
-        assert {key for (key,) in restored.query("SELECT k FROM t")} != ours
-        restored.verify()
+
+def test_a_restored_branch_that_was_written_before_it_met_the_other_goes_on_beside_it(space):
+    """D6 LOG-4 LOG-6 S39 S41 T15 T50: two changes bear one number; all is kept, and the owner is told so."""
+    path, home = restored(space)
+    space.ben.sync(space.path)
+    with klal.open(path, home=home) as other:
+        before = other.log_id
+        reports = [other.sync(space.folder / "ben.db"), space.ben.sync(path)]
+
+        assert all(not report.refused for report in reports)
+        assert space.ben.status().root == other.status().root
+        for replica in (other, space.ben):
+            assert {key for (key,) in replica.query("SELECT k FROM t")} == space.written
+            replica.verify()
+        told = [warning for warning in other.status().warnings if "two machines" in warning]
+        assert len(told) == 1
+        assert "all of it is kept" in told[0]
+        # Neither machine writes the log again that both had.
+        space.write(other)
+        assert other.log_id != before
+    with space.ana() as ana:
+        ana.sync(space.folder / "ben.db")
+        space.write(ana)
+        assert ana.log_id != before
+        ana.sync(space.folder / "ben.db")
+    space.ben.sync(path)
+    space.ben.sync(space.path)
+    assert {key for (key,) in space.ben.query("SELECT k FROM t")} == space.written
     space.ben.verify()
-    assert {key for (key,) in space.ben.query("SELECT k FROM t")} >= ours
+
+
+def test_a_change_noted_before_its_log_was_found_forked_is_still_found(space):
+    """LOG-7: an id names what it named."""
+    with space.ana() as ana:
+        space.write(ana)
+    path, _ = restored(space)
+    with space.ana() as ana:
+        space.ben.sync(space.path)
+        noted = space.ben.log(limit=1)[0].change
+        space.ben.sync(path)
+        names = {entry.change for entry in space.ben.log()}
+
+        assert noted not in names
+        assert space.ben.who_has(noted).holders
+        assert any(change.seq == noted.seq for change in names)
+
+
+def test_a_certificate_made_before_a_fork_was_found_is_the_one_that_everybody_makes(space):
+    """LOG-7 FRN-4 CRT-1: what a cut is called depends on what is in it, and not on what is known beside it."""
+    path, home = restored(space)
+    with space.ana() as ana:
+        space.ben.sync(space.path)
+        space.ben.finish()
+        ana.sync(space.folder / "ben.db")
+        ana.finish()
+        first = ana.close_epoch().certificate
+    space.ben.sync(space.path)
+    space.ben.sync(path)
+    assert space.ben._store.history.forked
+    with klal.open(path, home=home) as other:
+        other.sync(space.folder / "ben.db")
+        second = other.close_epoch().certificate
+        other.verify()
+
+    assert second == first
+    assert check_certificate(first.encode()) == first
+    space.ben.verify()
+    with klal.join(space.folder / "cal.db", space.ticket, member="cal", home=space.folder / "cal") as cal:
+        cal.sync(space.folder / "ben.db")
+        assert cal._store.certificate(0) == first
+        cal.verify()
+
+
+def test_an_epoch_over_both_branches_counts_their_member_once(space):
+    """W28 CRT-5: the Close may stand in a branch, and the file alone still proves it."""
+    path, home = restored(space)
+    with klal.open(path, home=home) as other:
+        other.sync(space.folder / "ben.db")
+        other.finish()
+    space.ben.sync(path)
+    space.ben.sync(space.path)
+    space.ben.finish()
+    certificate = space.ben.close_epoch().certificate
+
+    assert certificate.body.member_count == 2
+    assert certificate.body.change_count == sum(head.length for head in certificate.cut)
+    assert any(witness.branch for witness in certificate.witness)
+    assert check_certificate(certificate.encode()) == certificate
+    space.ben.verify()
+
+
+def test_a_fork_hidden_until_after_the_close_surfaces_and_the_epoch_does_not_count_as_closed(space):
+    """S57: each half closes over its branch; their receipts name two certificates, and both are shown."""
+    path, home = restored(space)
+    with klal.join(space.folder / "cal.db", space.ticket, member="cal", home=space.folder / "cal") as cal:
+        halves = ((space.path, space.home, space.ben), (path, home, cal))
+        for at, keys, friend in halves:
+            with klal.open(at, home=keys) as ana:
+                ana.sync(friend.path)
+                ana.finish()
+            friend.sync(at)
+        cal.finish()
+        space.ben.finish()
+        space.ben.sync(space.folder / "cal.db")
+        cal.sync(space.folder / "ben.db")
+        for replica in (space.ben, cal):
+            assert any("went on in 2 ways" in warning for warning in replica.status().warnings)
+            assert replica.status().epoch.state != "closed"
+            replica.verify()
+
+
+def test_evidence_of_a_fork_that_was_tampered_with_is_found(space):
+    """LOG-4 LOG-7: the proof is the two headers, and verify looks at both."""
+    path, _ = restored(space)
+    space.ben.sync(space.path)
+    space.ben.sync(path)
+    space.ben.verify()
+    for number, (sql, rule) in enumerate(
+        (
+            ("UPDATE klal_branch SET log_id = zeroblob(32) WHERE seq = (SELECT max(seq) FROM klal_branch)", "LOG-7"),
+            ("DELETE FROM klal_branch WHERE seq > 0", "LOG-7"),
+            ("UPDATE klal_log SET log_id = zeroblob(32) WHERE log_id <> origin", "LOG-7"),
+            ("UPDATE klal_log SET origin = log_id", "LOG-1"),
+            ("UPDATE klal_log SET start = start + 1 WHERE log_id <> origin", None),
+            ("UPDATE klal_log SET below = NULL WHERE log_id <> origin", None),
+        )
+    ):
+        copy = space.folder / f"tampered{number}.db"
+        space.ben.backup(copy)
+        with sqlite3.connect(copy) as foreign:
+            foreign.execute(sql)
+        foreign.close()
+        with pytest.raises(KlalError) as caught, klal.open(copy, home=space.folder / "nobody") as replica:
+            replica.verify()
+        assert rule is None or caught.value.rule == rule, sql
 
 
 _WRITER = """

@@ -219,7 +219,7 @@ def test_a_healed_file_goes_on_under_a_log_of_its_own(space):
     with space.open() as ana, klal.open(space.other, home=space.folder / "ben") as ben:
         space.meet(ana, ben)
         assert answers_of(ana) == answers_of(ben)
-        assert ben._store.connection.execute("SELECT count(*) FROM klal_fork").get == 0
+        assert ben._store.connection.execute("SELECT count(*) FROM klal_forks").get == 0
 
 
 def unsealed(space):
@@ -274,7 +274,7 @@ def test_no_header_is_sealed_twice_with_two_contents(space, from_end):
 
     assert space.fetch()
     with klal.open(space.other, home=space.folder / "ben") as ben:
-        assert ben._store.connection.execute("SELECT count(*) FROM klal_fork").get == 0
+        assert ben._store.connection.execute("SELECT count(*) FROM klal_forks").get == 0
 
 
 def test_a_damaged_header_does_not_become_history(space):

@@ -120,7 +120,7 @@ class Bench:
                 if place not in self.seen or seq == log.length - 1:
                     hashed = history.hash_at(ChangeRef(log.log, seq))
                     assert self.seen.setdefault(place, hashed) == hashed
-        assert self.ben._store.connection.execute("SELECT count(*) FROM klal_fork").get == 0
+        assert self.ben._store.connection.execute("SELECT count(*) FROM klal_forks").get == 0
 
 
 def parsed(line):

@@ -6,6 +6,7 @@ all the keys, as a file can only be written to where its key is.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -140,6 +141,20 @@ class Fleet:
         """Open another file of a member, outside the fleet; the caller closes it."""
         store = self.store(path, name)
         return Replica(store, lambda remote: self._connect(remote, store))
+
+    def snapshot(self, name: str, to: str) -> Replica:
+        """Bring a member's file and its keys back as they are now, as of another machine that goes by `to`.
+
+        What a snapshot of a whole machine restores, no fence can see: both go on in one log.
+        """
+        path, home = self._path(to), self.folder / f"home of {to}"
+        own = self.replicas[name]
+        own.close()
+        shutil.copy(own.path, path)
+        shutil.copytree(own._store._home.folder, home)
+        member = own.member_name
+        self._keep(name, Store(open_file(own.path), own.path, own._store._home, self.world(name), member))
+        return self._keep(to, Store(open_file(path), path, Home(home), self.world(to), member))
 
     def reopen(self, name: str) -> Replica:
         self[name].close()

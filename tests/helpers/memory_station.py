@@ -14,12 +14,10 @@ from klal.errors import RefusedError
 from klal.model.codec import SLICE_SIZE, tree_leaf, tree_root
 from klal.model.frontier import Frontier, Head
 from klal.model.header import NO_CERTIFICATE, Header, Part
-from klal.model.keys import SigningKey, log_id_of
+from klal.model.keys import SigningKey, branch_id_of, log_id_of
 from klal.model.receipt import HeldHead, Receipt, Statement, make_receipt
 from klal.model.seal import SEAL_EVERY_COUNT, Seal, make_seal
 from klal.rules.admit import (
-    Admission,
-    admit_run,
     check_chain,
     check_leaves,
     check_slice,
@@ -34,6 +32,7 @@ from klal.sync.station import (
     Receipts,
     Roots,
     Run,
+    Station,
     roots_of,
 )
 
@@ -52,8 +51,9 @@ class PartHeld:
 
 @dataclass
 class LogHeld:
-    """One log as a station holds it."""
+    """One log as a station holds it; of a log that forked, one branch with all that lies below it."""
 
+    origin: bytes
     member_id: bytes
     incarnation: bytes
     data: list[bytes] = field(default_factory=list)
@@ -86,12 +86,11 @@ class MemoryStation:
         self.before_take: Callable[[Arrival], None] = lambda _: None
 
     def roots(self) -> Roots:
-        known = {log_id: Head(len(log.headers), log.hashes[-1]) for log_id, log in self.held.items()}
-        held = {
-            log_id: Head(length, log.hashes[length - 1])
-            for log_id, log in self.held.items()
-            if (length := log.payload_length)
-        }
+        known, held = {}, {}
+        for origin in {log.origin for log in self.held.values()}:
+            logs = [log for log in self.held.values() if log.origin == origin]
+            known.update(named(origin, [log.hashes for log in logs]))
+            held.update(named(origin, [log.hashes[: log.payload_length] for log in logs]))
         return roots_of(Frontier(known), Frontier(held), self.newest)
 
     def logs(self) -> list[LogState]:
@@ -100,20 +99,30 @@ class MemoryStation:
             for log_id, log in self.held.items()
         ]
 
+    def holds(self, log: LogState) -> bool:
+        return self._find(log) is not None
+
+    def _find(self, log: LogState) -> LogHeld | None:
+        family = self._family(log.origin(self.space_id))
+        return next((each for each in family if each.hashes[log.length - 1 : log.length] == [log.head_hash]), None)
+
+    def _family(self, origin: bytes) -> list[LogHeld]:
+        return [log for log in self.held.values() if log.origin == origin]
+
     def runs(self, log_id: bytes, start: int, stop: int) -> Iterator[Run]:
         log = self.held[log_id]
         assert stop in log.seals, "a stop is a sealed length"
         for length in sorted(log.seals):
             if start < length <= stop:
                 data = tuple(log.data[start:length])
-                yield Run(log_id, log.member_id, log.incarnation, start, data, log.seals[length])
+                yield Run(log.origin, log.member_id, log.incarnation, start, data, log.seals[length])
                 start = length
 
-    def payload_gaps(self, log_id: bytes, stop: int) -> list[range]:
-        log = self.held[log_id]
+    def payload_gaps(self, log: LogState) -> list[range]:
+        held = self._find(log)
         gaps: list[range] = []
-        for seq in range(min(stop, len(log.headers))):
-            if log.is_whole(seq):
+        for seq in range(log.length if held is not None else 0):
+            if held.is_whole(seq):
                 continue
             if gaps and gaps[-1].stop == seq:
                 gaps[-1] = range(gaps[-1].start, seq + 1)
@@ -121,12 +130,12 @@ class MemoryStation:
                 gaps.append(range(seq, seq + 1))
         return gaps
 
-    def parts_begun(self, log_id: bytes, start: int, stop: int) -> list[PartBegun]:
-        log = self.held[log_id]
+    def parts_begun(self, log: LogState, start: int, stop: int) -> list[PartBegun]:
+        held = self._find(log)
         begun = []
-        for seq in range(start, min(stop, len(log.headers))):
-            for part in log.headers[seq].parts if not log.is_whole(seq) else ():
-                here = log.parts.get((seq, part.table_id), PartHeld()).slices
+        for seq in range(start, min(stop, log.length)) if held is not None else ():
+            for part in held.headers[seq].parts if not held.is_whole(seq) else ():
+                here = held.parts.get((seq, part.table_id), PartHeld()).slices
                 count = next(i for i in range(len(here) + 1) if i not in here)
                 if count:
                     begun.append(PartBegun(seq, part.table_id, count))
@@ -138,9 +147,9 @@ class MemoryStation:
             for part in log.headers[seq].parts:
                 here = log.parts.get((seq, part.table_id), PartHeld())
                 if here.leaves is not None:
-                    yield PartLeaves(log_id, seq, part.table_id, here.leaves)
+                    yield PartLeaves(log.origin, seq, part.table_id, here.leaves)
                 for index in sorted(here.slices):
-                    yield PartSlice(log_id, seq, part.table_id, index, here.slices[index])
+                    yield PartSlice(log.origin, seq, part.table_id, index, here.slices[index])
 
     def receipts(self) -> list[Receipt]:
         return [self.newest[log_id] for log_id in sorted(self.newest)]
@@ -152,14 +161,13 @@ class MemoryStation:
             case Run():
                 self._take_run(arrival)
             case PartLeaves():
-                part = self._part_of(arrival)
-                check_leaves(part, arrival.leaves)
-                self._held_part(arrival).leaves = arrival.leaves
+                for part, held in self._fitting(arrival):
+                    check_leaves(part, arrival.leaves)
+                    held.leaves = arrival.leaves
             case PartSlice():
-                part = self._part_of(arrival)
-                held = self._held_part(arrival)
-                check_slice(part, held.leaves, arrival.index, arrival.data)
-                held.slices[arrival.index] = arrival.data
+                for part, held in self._fitting(arrival):
+                    check_slice(part, held.leaves, arrival.index, arrival.data)
+                    held.slices[arrival.index] = arrival.data
             case Receipts():
                 for receipt in arrival.receipts:
                     receipt.check(self.space_id)
@@ -178,29 +186,93 @@ class MemoryStation:
 
     def _take_run(self, run: Run) -> None:
         links = check_chain(self.space_id, run)
-        log = self.held.get(run.log_id) or LogHeld(run.member_id, run.incarnation)
-        head = Head(len(log.headers), log.hashes[-1]) if log.headers else None
-        verdict, new = admit_run(run.log_id, head, log.hashes.__getitem__, links)
-        if verdict is Admission.WAIT:
+        start = links[0].header.seq
+        family = self._family(run.log_id)
+        below = [log for log in family if start == 0 or log.hashes[start - 1 : start] == [links[0].header.backlink]]
+        if not below and start:
             return
-        for link in new:
+
+        def shared(log: LogHeld) -> int:
+            pairs = zip(log.hashes[start:], links, strict=False)
+            return next(
+                (i for i, (ours, link) in enumerate(pairs) if ours != link.hash),
+                min(len(log.hashes) - start, len(links)),
+            )
+
+        log = max(below, key=shared, default=None)
+        length = start + (0 if log is None else shared(log))
+        fresh = links[length - start :]
+        if log is None:
+            log = self.held[run.log_id] = LogHeld(run.log_id, run.member_id, run.incarnation)
+        elif fresh and length < len(log.hashes):
+            log = self.held[branch_id_of(run.log_id, fresh[0].hash)] = LogHeld(
+                run.log_id,
+                run.member_id,
+                run.incarnation,
+                log.data[:length],
+                log.headers[:length],
+                log.hashes[:length],
+                {at: seal for at, seal in log.seals.items() if at <= length},
+                {(seq, table): part for (seq, table), part in log.parts.items() if seq < length},
+            )
+        for link in fresh:
             log.data.append(link.data)
             log.headers.append(link.header)
             log.hashes.append(link.hash)
-        log.seals[run.seal.length] = run.seal
-        self.held[run.log_id] = log
+        for each in self._family(run.log_id):
+            if each.hashes[run.seal.length - 1 : run.seal.length] == [run.seal.head_hash]:
+                each.seals[run.seal.length] = run.seal
 
-    def _part_of(self, arrival: PartLeaves | PartSlice) -> Part:
-        log = self.held.get(arrival.log_id)
-        headers = log.headers if log is not None else []
-        parts = headers[arrival.seq].parts if arrival.seq < len(headers) else ()
-        for part in parts:
-            if part.table_id == arrival.table_id:
-                return part
-        raise RefusedError("no header names this part", rule="PAY-6")
+    def _fitting(self, arrival: PartLeaves | PartSlice) -> list[tuple[Part, PartHeld]]:
+        """Return the parts that an arrival may be of: all that it fits, or one that it does not fit."""
+        found = []
+        for log in self._family(arrival.log_id):
+            for part in log.headers[arrival.seq].parts if arrival.seq < len(log.headers) else ():
+                if part.table_id == arrival.table_id:
+                    held = log.parts.setdefault((arrival.seq, arrival.table_id), PartHeld())
+                    found.append((part, held))
+        if not found:
+            raise RefusedError("no header names this part", rule="PAY-6")
+        return [each for each in found if self._fits(arrival, *each)] or found[:1]
 
-    def _held_part(self, arrival: PartLeaves | PartSlice) -> PartHeld:
-        return self.held[arrival.log_id].parts.setdefault((arrival.seq, arrival.table_id), PartHeld())
+    @staticmethod
+    def _fits(arrival: PartLeaves | PartSlice, part: Part, held: PartHeld) -> bool:
+        try:
+            if isinstance(arrival, PartLeaves):
+                check_leaves(part, arrival.leaves)
+            else:
+                check_slice(part, held.leaves, arrival.index, arrival.data)
+        except RefusedError:
+            return False
+        return True
+
+
+def named(origin: bytes, chains: list[list[bytes]]) -> dict[bytes, Head]:
+    """Return what a frontier makes of the branches of one log, as the specification says it (FRN-4)."""
+    found = {}
+    waiting = [(origin, 0, [chain for chain in chains if chain])]
+    while waiting:
+        name, start, together = waiting.pop()
+        if not together:
+            continue
+        stop = start
+        while True:
+            nexts = sorted({chain[stop] for chain in together if len(chain) > stop})
+            # The first header after a fork is in the branch already.
+            if len(nexts) != 1:
+                break
+            stop += 1
+        if stop > start:
+            found[name] = Head(stop - start, max(together, key=len)[stop - 1])
+        for first in nexts:
+            branch = [chain for chain in together if chain[stop : stop + 1] == [first]]
+            waiting.append((branch_id_of(origin, first), stop, branch))
+    return found
+
+
+def stated(station: Station, log_id: bytes) -> LogState:
+    """Return what a station says of one log."""
+    return next(log for log in station.logs() if log.log_id == log_id)
 
 
 class Author:

@@ -184,11 +184,19 @@ def set_of(key: Key, puts: Collection[Change]) -> str:
 
 def text_of(key: Key, began: Collection[Change], added: Collection[Change]) -> str:
     """Return what a text shows: each put made upon a document of exactly what it had seen, and all of them joined."""
+    added = [put for put in added if b"t" in put.writes[key].cells]
     texts = {stated(put, key, b"t") for put in began} or {DEFAULTS[b"t"]}
-    if len(texts) == 1 and not any(b"t" in put.writes[key].cells for put in added):
+    if len(texts) == 1 and not added:
         return repr(*texts)
     identity = {put.ref: tagged_hash("klal/text/1", stated(put, key, b"t").encode()) for put in began}
-    identity |= {put.ref: put.writes[key].log_id for put in added}
+    for put in sorted(added, key=lambda change: change.order):
+        seen = sorted({each for ref, each in identity.items() if ref in put.past})
+        write = put.writes[key]
+        upon = tagged_hash("klal/texts/1", *seen)
+        place = put.ref.seq.to_bytes(8, "big")
+        identity[put.ref] = tagged_hash(
+            "klal/edits/1", write.log_id, place, upon, bytes(write.cells.get(b"t", b"\x90"))
+        )
     rank = {each: place for place, each in enumerate(sorted(set(identity.values())), 1)}
     made: dict[ChangeRef, bytes] = {}
     for put in sorted([*began, *added], key=lambda change: change.order):

@@ -10,6 +10,8 @@ import pytest
 
 import klal
 from klal.errors import IncompleteError, UsageError
+from klal.file_station import FileStation
+from klal.sync.station import Receipts
 
 
 def _pair(folder: Path) -> tuple[klal.Replica, klal.Replica, str]:
@@ -118,8 +120,8 @@ def test_a_file_whose_key_is_not_at_hand_only_gives_and_the_report_says_so(tmp_p
     assert report.refused == ()
 
 
-def test_a_fork_that_no_fence_can_see_is_never_shown_as_whole(tmp_path: Path) -> None:
-    """T15, T50, S39: file and keys were rolled back together, and both sides wrote."""
+def test_a_fork_that_no_fence_can_see_is_whole_once_both_branches_are_here(tmp_path: Path) -> None:
+    """T15, T50, S39, COV-3: file and keys were rolled back together, and both sides wrote."""
     ana, ben, _ = _pair(tmp_path)
     ana.close()
     shutil.copytree(tmp_path / "home-ana", tmp_path / "snapshot" / "home")
@@ -130,13 +132,19 @@ def test_a_fork_that_no_fence_can_see_is_never_shown_as_whole(tmp_path: Path) ->
 
     back = klal.open(tmp_path / "snapshot" / "ana.db", home=tmp_path / "snapshot" / "home")
     back.execute("INSERT INTO t VALUES ('there', 1)")
-    assert not back.sync(tmp_path / "ben.db").equal
-    assert not ben.sync(tmp_path / "snapshot" / "ana.db").equal
+    door, source = FileStation(ben._store), FileStation(back._store)
+    door.take(Receipts(tuple(source.receipts())))
+    door.settle()
+    assert ben.status().state == "behind"
+    assert ben.status().standing != "whole"
+    assert any("not here, beside others that are" in warning for warning in ben.status().warnings)
 
-    for status in (ben.status(), back.status()):
-        assert status.state == "behind"
-        assert status.standing != "whole"
-        assert any("another branch of a log of ana" in warning for warning in status.warnings)
+    back.sync(tmp_path / "ben.db")
+    ben.sync(tmp_path / "snapshot" / "ana.db")
+    for replica in (ben, back):
+        assert replica.status().standing == "whole"
+        assert replica.query("SELECT id FROM t WHERE id LIKE '%here' ORDER BY id") == [("here",), ("there",)]
+    assert ben.status().root == back.status().root
 
 
 def test_every_whole_replica_reads_the_whole_history_newcomers_too(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from klal.model.certificate import Body, Certificate, CutHead, MemberName, Witne
 from klal.model.codec import pack, tree_leaf, tree_root
 from klal.model.frontier import EMPTY_ROOT, Frontier, Head
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header, Part, header_hash
-from klal.model.keys import SigningKey, log_id_of
+from klal.model.keys import SigningKey, branch_id_of, log_id_of
 from klal.model.merkle import consistency_path, inclusion_path
 from klal.model.payload import Kind, Segment, encode_segment, part_root
 from klal.model.proof import ChangeClaim, MemberClaim, Proof, Slice
@@ -192,6 +192,7 @@ def certificate() -> Certificate:
         Witness(
             MemberName(key.member_id, name),
             run,
+            b"",
             header.encode(),
             acts,
             make_seal(key, SPACE, log, header.seq + 1, header_hash(SPACE, header.encode())).signature,
@@ -248,6 +249,7 @@ def format_vectors() -> dict[str, Any]:
         "member_id_of_ben": BEN.member_id,
         "log_id_of_ana": ANA_LOG,
         "log_id_of_ben": BEN_LOG,
+        "branch_id_of_ana": branch_id_of(ANA_LOG, hashes[1]),
         "table_id": TABLE.table_id,
         "column_ids": list(COLUMN_IDS),
         "genesis_acts": made["genesis_acts"],

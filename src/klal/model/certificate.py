@@ -22,7 +22,7 @@ from klal.model.acts import Certify, Close, decode_acts
 from klal.model.codec import HASH_SIZE, pack, tagged_hash, tree_leaf, unpack
 from klal.model.frontier import Frontier, Head
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header, header_hash
-from klal.model.keys import MEMBER_ID_SIZE, log_id_of
+from klal.model.keys import MEMBER_ID_SIZE, branch_id_of, log_id_of
 from klal.model.payload import part_root
 from klal.model.roots import chain_root, members_root
 from klal.model.seal import Seal
@@ -170,10 +170,15 @@ class CutHead(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Witness(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One counted member's Close: its header, its acts, and the seal exactly at it."""
+    """One counted member's Close: its header, its acts, and the seal exactly at it.
+
+    Shape:
+        branch: what the branch of its log that holds the Close goes by (LOG-7); empty where the cut has only one.
+    """
 
     member: MemberName
     incarnation: bytes
+    branch: bytes
     header: bytes
     acts: bytes
     signature: bytes
@@ -287,10 +292,12 @@ def _check_witness(body: Body, frontier: Frontier, witness: Witness) -> None:
     if not any(isinstance(act, Close) and act.epoch == body.epoch for act in decode_acts(witness.acts)):
         raise LinkError(f"{who} does not close epoch {body.epoch}", rule="CRT-5")
     log_id = log_id_of(body.space_id, witness.member.member_id, witness.incarnation)
-    if frontier.length(log_id) <= header.seq:
-        raise LinkError(f"{who} lies outside the cut", rule="CRT-5")
     hashed = header_hash(body.space_id, witness.header)
-    if frontier.length(log_id) == header.seq + 1 and frontier.heads[log_id].head_hash != hashed:
+    # A branch counts its own headers alone, so where it begins cannot be told from its length.
+    name = branch_id_of(log_id, witness.branch) if witness.branch else log_id
+    if frontier.length(name) <= (0 if witness.branch else header.seq):
+        raise LinkError(f"{who} lies outside the cut", rule="CRT-5")
+    if name == log_id and frontier.length(log_id) == header.seq + 1 and frontier.heads[log_id].head_hash != hashed:
         raise LinkError(f"{who} is not the head that the cut names", rule="CRT-5")
     _check_seal(body, witness, header)
 

@@ -59,6 +59,16 @@ def check_signature(member_id: bytes, signature: bytes, what: str, tag: str, *pa
         raise SignatureError(f"{what} is not signed by {member_id.hex()[:8]}", rule="KEY-1") from error
 
 
+def branch_id_of(log_id: bytes, first: bytes) -> bytes:
+    """Return the name under which one branch of a forked log goes on (LOG-7).
+
+    Args:
+        log_id: The log that forked.
+        first: Hash of the branch's first header that another branch does not share.
+    """
+    return tagged_hash("klal/branch/1", log_id, first)
+
+
 def log_id_of(space_id: bytes, member_id: bytes, incarnation: bytes) -> bytes:
     """Return the name of the log that one incarnation of a member writes (LOG-1)."""
     return tagged_hash("klal/log/1", space_id, member_id, incarnation)

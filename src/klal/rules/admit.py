@@ -5,8 +5,11 @@ bundle. The order of the checks is the point. First a run must be one signed cha
 itself, and only then is it compared with what is held, so that nobody can make a member
 look like a forger by sending unsigned bytes.
 
+A fork is no reason to refuse anything. Both branches are signed, both may be honest work, and
+a replica that kept the one it met first would differ for ever from one that met the other.
+
 Law: a verdict depends on the run and on what is held below and beside it, never on how
-or in which pieces it came.
+or in which pieces it came; the same runs in any order end as the same headers.
 
 Source:
     Protocol spec sections 4, 7 and 11, rules LOG-1 to LOG-4, SEA-1 and PAY-6.
@@ -14,16 +17,18 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from klal.errors import ForkError, LinkError, MalformedError, SignatureError
+from klal.errors import LinkError, MalformedError, SignatureError
 from klal.model.codec import HASH_SIZE, SLICE_SIZE, tree_leaf, tree_root
 from klal.model.frontier import Head
 from klal.model.header import Header, Part, header_hash
 from klal.model.keys import INCARNATION_SIZE, MEMBER_ID_SIZE, log_id_of
 from klal.model.seal import SEAL_EVERY_COUNT, Seal
+
+Place = TypeVar("Place")
 
 
 class Admission(Enum):
@@ -113,65 +118,66 @@ def check_run(space_id: bytes, head: Head | None, run: SealedRun) -> list[Header
     return [link.header for link in links]
 
 
-def admit(log_id: bytes, head: Head | None, known_hash: bytes | None, new: Link) -> Admission:
-    """Decide what to do with `new`, which lies under a seal that has been checked.
+class Shelf(Protocol[Place]):
+    """What a station holds of one log, as `admit_run` asks for it; Place says where a header lies there."""
 
-    Args:
-        log_id: The log that `new` belongs to, and the backlink of its first header.
-        head: The prefix held of it, or None if it is empty.
-        known_hash: Hash of the header held at `new`'s number, or None if none is.
-        new: The candidate.
+    def find(self, seq: int, hashed: bytes) -> Place | None:
+        """Return where the header with this number and hash lies, or None."""
 
-    Raises:
-        ForkError: LOG-4. A different header already holds this number.
-        LinkError: LOG-3. The backlink names a different predecessor.
+    def after(self, place: Place | None) -> Sequence[tuple[bytes, Place]]:
+        """Return hash and place of the headers linked to the one at `place`; of those numbered 0 for None."""
+
+    def seals_below(self, place: Place | None) -> int:
+        """Return the greatest sealed length of the chain that ends at `place`."""
+
+
+class Fit(NamedTuple, Generic[Place]):
+    """Where a run belongs.
+
+    Shape:
+        place: the last header held of its chain, None where that begins with the run.
+        fresh: the links beyond it, if the verdict is APPEND.
+        is_fork: another header than the first of `fresh` is linked to `place` already (LOG-4).
     """
-    seq = new.header.seq
-    # LOG-4 comes first: a fork is evidence against the member even when the backlink
-    # happens to be fine, and evidence must not be lost to an earlier exit.
-    if known_hash is not None:
-        if known_hash == new.hash:
-            return Admission.DUPLICATE
-        raise ForkError(
-            f"two headers numbered {seq} in log {log_id.hex()[:8]}", rule="LOG-4", evidence=(known_hash, new.data)
-        )
-    length = 0 if head is None else head.length
-    assert seq >= length, "below the length held a hash is always known"
-    if seq > length:
-        return Admission.WAIT
-    _check_backlink(new.header, log_id if head is None else head.head_hash)
-    return Admission.APPEND
+
+    verdict: Admission
+    place: Place | None
+    fresh: list[Link]
+    is_fork: bool
 
 
-def admit_run(
-    log_id: bytes, head: Head | None, hash_at: Callable[[int], bytes], links: Sequence[Link]
-) -> tuple[Admission, list[Link]]:
-    """Decide on a whole checked run, and return the links that are new.
+def admit_run(shelf: Shelf[Place], links: Sequence[Link]) -> Fit[Place]:
+    """Decide on a whole checked run.
+
+    It is looked up by what it is linked to, and not by its numbers: so a header that another
+    bears the number of is found to be another, whichever came first (LOG-4).
 
     Args:
-        log_id: The log it belongs to.
-        head: The prefix held of it, or None.
-        hash_at: Gives the hash held at a number below `head.length`.
+        shelf: What is held of the log.
         links: What `check_chain` returned.
 
-    Returns:
-        (APPEND, links beyond `head`), (DUPLICATE, []) or (WAIT, []).
-
     Raises:
-        ForkError: LOG-4, at the first number where the two differ.
-        LinkError: LOG-3.
+        MalformedError: LOG-2, a branch would stand under no seal for too long.
     """
-    length = 0 if head is None else head.length
-    verdict = Admission.DUPLICATE
-    for link in links:
-        seq = link.header.seq
-        if seq < length:
-            admit(log_id, head, hash_at(seq), link)
+    place: Place | None = None
+    first = links[0]
+    if first.header.seq:
+        place = shelf.find(first.header.seq - 1, first.header.backlink)
+        if place is None:
+            return Fit(Admission.WAIT, None, [], is_fork=False)
+    for number, link in enumerate(links):
+        others = shelf.after(place)
+        here = [at for hashed, at in others if hashed == link.hash]
+        if here:
+            place = here[0]
             continue
-        # The links behind the first new one are chained to it already.
-        verdict = admit(log_id, head, None, link)
-        return (verdict, list(links[seq - links[0].header.seq :]) if verdict is Admission.APPEND else [])
-    return verdict, []
+        if others:
+            # Whoever holds no branch yet is sent it from the seal before: that run must have the size of one.
+            count = links[-1].header.seq + 1 - shelf.seals_below(place)
+            if count > SEAL_EVERY_COUNT:
+                raise MalformedError(f"branch begins with {count} headers under one seal", rule="LOG-2")
+        return Fit(Admission.APPEND, place, list(links[number:]), is_fork=bool(others))
+    return Fit(Admission.DUPLICATE, place, [], is_fork=False)
 
 
 def slice_count_of(part: Part) -> int:

@@ -22,6 +22,7 @@ class Held:
         known_length: the most that any signed statement stored here gives this log.
         payload_gaps: seqs below `length` whose payload is wanted and not here, as half-open ranges.
         dropped: likewise of those that compaction put down.
+        start: number of its first change, of a branch of a log that forked; lengths count from the log's beginning.
     """
 
     member_id: bytes | None
@@ -30,6 +31,7 @@ class Held:
     payload_count: int
     payload_gaps: tuple[range, ...] = ()
     dropped: tuple[range, ...] = ()
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)

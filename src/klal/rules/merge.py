@@ -42,7 +42,7 @@ class Write:
     Shape:
         cells: column id -> value, of the written non-key columns; empty for a DELETE.
         is_final: of a DELETE, that it ends the life whatever it had not seen.
-        log_id: of the log it was written in; only texts ask for it.
+        log_id: of the log that its change was signed for; only texts ask for it.
     """
 
     change: ChangeRef
@@ -278,14 +278,14 @@ def _document(row: RowState, column: bytes) -> Document:
 
 def _joined(row: RowState, column: bytes, firsts: Sequence[Write], write: Write, columns: Columns) -> Document:
     everyone = [*firsts, write]
-    bases = {Put(put.log_id, put.change.seq): str(columns.stated(put)[column]) for put in everyone}
+    bases = {Put(*put.change): str(columns.stated(put)[column]) for put in everyone}
     return with_bases(_document(row, column), str(columns.stated(write)[column]), bases)
 
 
 def _edited(row: RowState, column: bytes, puts: Sequence[Write], write: Write) -> Document:
-    unseen = {Put(put.log_id, put.change.seq) for put in puts if put.kind is Kind.INSERT or column in put.cells}
-    put = Put(write.log_id, write.change.seq)
-    return edited(_document(row, column), decode_edits(write.cells[column]), put, unseen)
+    unseen = {Put(*put.change) for put in puts if put.kind is Kind.INSERT or column in put.cells}
+    edits = decode_edits(write.cells[column])
+    return edited(_document(row, column), edits, Put(*write.change), write.log_id, unseen)
 
 
 def _entries(

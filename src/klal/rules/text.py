@@ -35,6 +35,7 @@ EDITS_SIZE_MAX = 1 << 26  # Bytes of one put's edits; more than anybody types, l
 _DIFF_LENGTH_MAX = 20_000  # Characters; beyond this a minimal diff costs seconds, and the stretch is replaced.
 _NAME = "t"
 _SLOT_COUNT = 256
+_ANYBODY = -1
 _HINT = "bring this replica back from any whole one"
 
 
@@ -47,9 +48,9 @@ class Edit(NamedTuple):
 
 
 class Put(NamedTuple):
-    """Who made a put: the log's id and the number in it."""
+    """Which change made a put: its log, as the file counts them, and the number in it."""
 
-    log_id: bytes
+    log: int
     seq: int
 
 
@@ -58,16 +59,16 @@ class Document(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
     Shape:
         snapshot: the library's document.
-        peers: log id, or hash of an inserted text -> the number it goes by in the document.
-        bases: the texts that the life's INSERTs began it with: (log id, seq, hash of the text);
-            log id is empty where there is only one, whoever made it.
-        ends: log id -> (seq, how many operations the log has up to there), ascending.
+        peers: identity of an edit or of an inserted text -> the number it goes by in the document.
+        bases: the texts that the life's INSERTs began it with: (log, seq, identity of the text);
+            log is -1 where there is only one, whoever made it.
+        ends: log -> (seq, identity of the put's edits, how many operations they are), ascending.
     """
 
     snapshot: bytes
     peers: dict[bytes, int]
-    bases: list[tuple[bytes, int, bytes]]
-    ends: dict[bytes, list[tuple[int, int]]]
+    bases: list[tuple[int, int, bytes]]
+    ends: dict[int, list[tuple[int, bytes, int]]]
 
     def encode(self) -> bytes:
         """Return the bytes that are kept in the file."""
@@ -166,7 +167,7 @@ def edits_text(value: Value) -> str:
 def begun(text: str) -> Document:
     """Return the document of a text that one INSERT, or several alike, began a life with."""
     identity = _identity(text)
-    document = Document(b"", {}, [(b"", 0, identity)], {})
+    document = Document(b"", {}, [(_ANYBODY, 0, identity)], {})
     whole = _new()
     document.snapshot = _write_base(document, whole, text, identity)
     return document
@@ -182,33 +183,38 @@ def with_bases(document: Document, text: str, bases: Mapping[Put, str]) -> Docum
     changed = _copy(document)
     identity = _identity(text)
     is_known = any(base[2] == identity for base in document.bases)
-    changed.bases = sorted((put.log_id, put.seq, _identity(base)) for put, base in bases.items())
+    changed.bases = sorted((put.log, put.seq, _identity(base)) for put, base in bases.items())
     if not is_known:
         changed.snapshot = _write_base(changed, _load(document.snapshot), text, identity)
     return changed
 
 
-def edited(document: Document, edits: list[Edit], put: Put, unseen: Collection[Put]) -> Document:
+def edited(document: Document, edits: list[Edit], put: Put, log_id: bytes, unseen: Collection[Put]) -> Document:
     """Return the document after a put's edits, made against what its writer had seen.
 
+    They go by what they are, where, and upon what: of a log that forked, two puts bear one
+    number, and replicas that met them in another order must still tell them apart alike.
+
     Args:
+        log_id: The log that the put's change was signed for.
         unseen: Puts of this life that the writer had not seen.
     """
     import loro  # noqa: PLC0415 - as above
 
     changed = _copy(document)
     whole = _load(document.snapshot)
-    seen = _version(document, unseen)
-    place = whole.fork_at(whole.vv_to_frontiers(seen)) if unseen else whole
-    place.peer_id = peer = _peer(put.log_id, changed.peers)
-    changed.peers[put.log_id] = peer
-    _make(place.get_text(_NAME), edits)
-    place.commit()
-    if place is not whole:
-        whole.import_(place.export(loro.ExportMode.Updates(seen)))
-    end = whole.oplog_vv.get_last(peer)
-    changed.ends[put.log_id] = [*document.ends.get(put.log_id, ()), (put.seq, 0 if end is None else end + 1)]
-    changed.snapshot = whole.export(loro.ExportMode.Snapshot())
+    identity = _edits_identity(document, edits, put, log_id, unseen)
+    if identity not in changed.peers:
+        seen = _version(document, unseen)
+        place = whole.fork_at(whole.vv_to_frontiers(seen)) if unseen else whole
+        changed.peers[identity] = place.peer_id = _peer(identity, changed.peers)
+        _make(place.get_text(_NAME), edits)
+        place.commit()
+        if place is not whole:
+            whole.import_(place.export(loro.ExportMode.Updates(seen)))
+        changed.snapshot = whole.export(loro.ExportMode.Snapshot())
+    end = whole.oplog_vv.get_last(changed.peers[identity])
+    changed.ends[put.log] = [*document.ends.get(put.log, ()), (put.seq, identity, 0 if end is None else end + 1)]
     return changed
 
 
@@ -238,20 +244,26 @@ def _version(document: Document, unseen: Collection[Put]) -> loro.VersionVector:
     import loro  # noqa: PLC0415 - as above
 
     seen = loro.VersionVector()  # type: ignore[no-untyped-call] # the stub of its __new__ is bare
-    first_unseen: dict[bytes, int] = {}
-    for put in unseen:
-        first_unseen[put.log_id] = min(put.seq, first_unseen.get(put.log_id, put.seq))
     whole = _load(document.snapshot).oplog_vv
-    for log_id, seq, identity in document.bases:
+    for log, seq, identity in document.bases:
         end = whole.get_last(document.peers[identity]) if identity in document.peers else None
-        if end is not None and Put(log_id, seq) not in unseen:
+        if end is not None and Put(log, seq) not in unseen:
             seen.set_last(loro.ID(document.peers[identity], end))
-    for log_id, ends in document.ends.items():
-        stop = first_unseen.get(log_id)
-        known = [end for seq, end in ends if stop is None or seq < stop]
-        if known and known[-1]:
-            seen.set_end(loro.ID(document.peers[log_id], known[-1]))
+    for log, ends in document.ends.items():
+        for seq, identity, end in ends:
+            if end and Put(log, seq) not in unseen:
+                seen.set_end(loro.ID(document.peers[identity], end))
     return seen
+
+
+def _edits_identity(document: Document, edits: list[Edit], put: Put, log_id: bytes, unseen: Collection[Put]) -> bytes:
+    """Return what a put's edits go by (TYP-4)."""
+    seen = {identity for log, seq, identity in document.bases if Put(log, seq) not in unseen}
+    seen.update(
+        identity for log, ends in document.ends.items() for seq, identity, _ in ends if Put(log, seq) not in unseen
+    )
+    upon = tagged_hash("klal/texts/1", *sorted(seen))
+    return tagged_hash("klal/edits/1", log_id, put.seq.to_bytes(8, "big"), upon, encode_edits(edits))
 
 
 def _write_base(document: Document, whole: loro.LoroDoc, text: str, identity: bytes) -> bytes:
@@ -287,7 +299,7 @@ def _peer(identity: bytes, peers: Mapping[bytes, int]) -> int:
         if peer // _SLOT_COUNT == int.from_bytes(identity[:7], "big"):
             low, high = (max(low, peer), high) if other < identity else (low, min(high, peer))
     if high - low < 2:
-        raise MalformedError("too many logs of one text begin alike", rule="TYP-4")
+        raise MalformedError("too many edits of one text begin alike", rule="TYP-4")
     return (low + high) // 2
 
 

@@ -85,15 +85,15 @@ class Applier:
             return None
         if self.questioned:
             self._vouch(header)
-        past = self._applied_past(header)
+        past = self._applied_past(ref, header)
         if past is None:
             return None
         before = self._history.head_vector(log)
         vector = self._vector(before, past)
         if self._history.floor and self._lacks(log, stored, vector):
             return None  # What it must be compared with was put down, and is wanted again (CMP-5).
-        fault = self._fault(log, header, past, vector)
-        stamp = self._stamp(log, header, past)
+        fault = self._fault(self._newest(ref), header, past, vector)
+        stamp = self._stamp(ref, header, past)
         acts: tuple[Act, ...] = ()
         state = STATE_VOID
         if fault is None:
@@ -123,12 +123,12 @@ class Applier:
         """
         ref = ChangeRef(log.log, log.applied_length)
         stored = self._history.read(ref)
-        past = self._applied_past(stored.header)
+        past = self._applied_past(ref, stored.header)
         if past is None:
             return False
         before = self._history.head_vector(log)
         vector = self._vector(before, past)
-        stamp = self._stamp(log, stored.header, past)
+        stamp = self._stamp(ref, stored.header, past)
         acts = self._history.part(stored, ACTS_TABLE) if ref.seq == 0 and stored.state != STATE_VOID else None
         for act in () if acts is None else decode_acts(acts):
             if isinstance(act, Genesis):
@@ -141,8 +141,11 @@ class Applier:
         self._history.set_state(stored.lsn, stored.state, stamp)
         return True
 
-    def _applied_past(self, header: Header) -> list[ChangeRef] | None:
+    def _applied_past(self, ref: ChangeRef, header: Header) -> list[ChangeRef] | None:
         """Return what a header names of its past, or None where some of it is not applied here."""
+        below = self._history.before(ref)
+        if below is not None and self._history.logs[below.log].applied_length <= below.seq:
+            return None  # A branch waits for what it goes on from.
         past = []
         for hashed in header.past:
             dependency = self._history.find(hashed)
@@ -157,12 +160,13 @@ class Applier:
         for log in self._history.logs.values() if self._history.floor else ():
             if log.applied_length >= log.payload_length:
                 continue
-            stored = self._history.read(ChangeRef(log.log, log.applied_length))
-            past = self._applied_past(stored.header)
+            ref = ChangeRef(log.log, log.applied_length)
+            stored = self._history.read(ref)
+            past = self._applied_past(ref, stored.header)
             if past is None or stored.header.epoch > epoch_max:
                 continue
-            for ref in self._lacks(log, stored, self._vector(self._history.head_vector(log), past)):
-                found.setdefault(ref.log, set()).add(ref.seq)
+            for lacking in self._lacks(log, stored, self._vector(self._history.head_vector(log), past)):
+                found.setdefault(lacking.log, set()).add(lacking.seq)
         return {index: sorted(seqs) for index, seqs in found.items()}
 
     def _lacks(self, log: Log, stored: Stored, vector: dict[int, int]) -> list[ChangeRef]:
@@ -219,8 +223,14 @@ class Applier:
                     vector[index] = length
         return vector
 
-    def _stamp(self, log: Log, header: Header, past: Sequence[ChangeRef]) -> int:
-        greatest = log.order_stamp
+    def _newest(self, ref: ChangeRef) -> Stored | None:
+        below = self._history.before(ref)
+        return None if below is None else self._history.read(below)
+
+    def _stamp(self, ref: ChangeRef, header: Header, past: Sequence[ChangeRef]) -> int:
+        log = self._history.logs[ref.log]
+        newest = None if ref.seq > log.start else self._newest(ref)
+        greatest = log.order_stamp if newest is None else newest.order_stamp
         for dependency in past:
             other = self._history.logs[dependency.log]
             is_head = dependency.seq == other.applied_length - 1
@@ -228,9 +238,10 @@ class Applier:
             greatest = max(greatest, stamp)
         return order_stamp(header.unix_ms, self.not_after_ms, greatest)
 
-    def _fault(self, log: Log, header: Header, past: Sequence[ChangeRef], vector: dict[int, int]) -> str | None:
-        """Return the rule that this header breaks against its own past, or None."""
-        newest = None if header.seq == 0 else self._history.read(ChangeRef(log.log, header.seq - 1))
+    def _fault(
+        self, newest: Stored | None, header: Header, past: Sequence[ChangeRef], vector: dict[int, int]
+    ) -> str | None:
+        """Return the rule that this header, linked to `newest`, breaks against its own past, or None."""
         before = None if newest is None else newest.header
         is_plain = newest is not None and all(part.table_id != ACTS_TABLE for part in newest.header.parts)
         if newest is not None and newest.state == STATE_APPLIED and is_plain and not past:
@@ -396,6 +407,7 @@ class Applier:
             slow = set(segment.keys)
         if slow:
             _distinct(segment)
+        log_id = self._history.logs[ref.log].origin
         fast = [row for row, key in enumerate(segment.keys) if key not in slow] if slow else range(segment.row_count)
         if fast and not self._write_blind(table, columns, segment, fast):
             slow = _distinct(segment)

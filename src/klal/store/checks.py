@@ -18,7 +18,7 @@ from klal.errors import DamagedError, LinkError, MalformedError, RefusedError, S
 from klal.model.acts import Act, Close, Genesis, Join, NameMoment, decode_acts, encode_act
 from klal.model.certificate import Certificate, check_certificate
 from klal.model.header import ACTS_TABLE, header_hash
-from klal.model.keys import log_id_of
+from klal.model.keys import branch_id_of, log_id_of
 from klal.model.payload import part_root
 from klal.rules.closing import Cut
 from klal.rules.merge import ChangeRef
@@ -83,6 +83,7 @@ def check_store(store: Store, on_progress: Callable[[int, int], None] | None = N
     stages: tuple[tuple[str, Callable[[], None]], ...] = (
         ("integrity_check", lambda: _check_pages(store)),
         ("logs", lambda: _check_logs(store, counts, on_progress)),
+        ("branches", lambda: _check_names(store)),
         ("receipts", check_receipts),
         ("certificates", check_certificates),
         ("members and closes", lambda: _check_entries(store)),
@@ -115,7 +116,7 @@ def _check_pages(store: Store) -> None:
 
 def _check_logs(store: Store, counts: list[int], on_progress: Callable[[int, int], None] | None) -> None:
     """Check every log, counting changes and payloads."""
-    total = sum(log.length for log in store.history.logs.values())
+    total = sum(log.length - log.start for log in store.history.logs.values())
     for log in store.history.logs.values():
         for held in _check_log(store, log):
             counts[0] += 1
@@ -129,17 +130,19 @@ def _where(log: Log, seq: int) -> str:
 
 
 def _check_log(store: Store, log: Log) -> list[bool]:
-    """Check one log, and return for each change whether its payload is held."""
+    """Check one log, or one strand of a forked one, and return for each change whether its payload is held."""
     history = store.history
     space_id = store.space_id
-    if log_id_of(space_id, log.member_id, log.incarnation) != log.log_id:
+    if log_id_of(space_id, log.member_id, log.incarnation) != log.origin:
         raise LinkError("a log's id is not that of its member", rule="LOG-1", evidence=_where(log, 0))
+    below = history.before(ChangeRef(log.log, log.start))
+    first = log.origin if below is None else history.hash_at(below)
     hashes: list[bytes] = []
     held = []
     indexed = store.indexed_length(log)
-    for seq, stored in enumerate(history.lines(log, 0, log.length)):
+    for seq, stored in enumerate(history.lines(log, log.start, log.length), log.start):
         header = stored.header
-        before = hashes[-1] if hashes else log.log_id
+        before = hashes[-1] if hashes else first
         if header.seq != seq or header.backlink != before:
             raise LinkError(f"change {seq} does not link to the one before it", rule="LOG-3", evidence=_where(log, seq))
         hashes.append(header_hash(space_id, stored.header_bytes))
@@ -158,16 +161,37 @@ def _check_log(store: Store, log: Log) -> list[bool]:
                     )
         if seq < indexed and history.find(hashes[-1]) is None:
             raise LinkError(f"change {seq} is not in the index of hashes", rule="FIL-3", evidence=_where(log, seq))
-    if len(hashes) != log.length or (hashes and hashes[-1] != log.head_hash):
-        raise LinkError(
-            f"log ends at {len(hashes)}, want {log.length}", rule="LOG-2", evidence=_where(log, len(hashes))
-        )
-    _check_seals(store, log, hashes)
+    length = log.start + len(hashes)
+    if length != log.length or (hashes and hashes[-1] != log.head_hash):
+        raise LinkError(f"log ends at {length}, want {log.length}", rule="LOG-2", evidence=_where(log, length))
+    _check_fork(store, log)
+    _check_seals(store, log, length)
     return held
 
 
-def _check_seals(store: Store, log: Log, hashes: list[bytes]) -> None:
-    sealed = 0
+def _check_fork(store: Store, log: Log) -> None:
+    """Check that a strand is a branch: another header goes on from the same one, under the same number (LOG-4)."""
+    history = store.history
+    if log.log_id == log.origin:
+        return
+    where = _where(log, log.start)
+    first = ChangeRef(log.log, log.start)
+    others = history.after(history.before(first), log.origin)
+    if log.length == log.start or len({history.hash_at(ref) for ref in others}) < 2:
+        raise LinkError("a log is kept as two, and has not forked", rule="LOG-4", evidence=where)
+    if branch_id_of(log.origin, history.hash_at(first)) != log.log_id:
+        raise LinkError("a branch's id is not that of its first header", rule="LOG-7", evidence=where)
+
+
+def _check_names(store: Store) -> None:
+    """Check that the branches are called what the headers here make of them (LOG-7)."""
+    kept = store.connection.execute("SELECT log, seq, log_id FROM klal_branch ORDER BY 1, 2").fetchall()
+    if kept != store.history.branch_names():
+        raise LinkError("klal_branch is not what history gives", rule="LOG-7", evidence="klal_branch")
+
+
+def _check_seals(store: Store, log: Log, length: int) -> None:
+    sealed = log.start
     for seal in store.history.seals(log, 0, log.length):
         sealed = seal.length
         try:
@@ -175,12 +199,12 @@ def _check_seals(store: Store, log: Log, hashes: list[bytes]) -> None:
         except SignatureError as error:
             raise SignatureError(error.message, rule="SEA-1", evidence=_where(log, seal.length - 1)) from error
     beyond = store.history.sealed_length(log)
-    if beyond > len(hashes):
+    if beyond > length:
         where = _where(log, beyond - 1)
-        raise LinkError(f"log ends at {len(hashes)}, and a seal names {beyond}", rule="LOG-2", evidence=where)
+        raise LinkError(f"log ends at {length}, and a seal names {beyond}", rule="LOG-2", evidence=where)
     own = store.writer.own
     is_own = own is not None and own.log is log
-    if sealed < len(hashes) and not is_own:
+    if sealed < length and not is_own:
         raise SignatureError(f"changes from {sealed} lie under no seal", rule="SEA-2", evidence=_where(log, sealed))
 
 

@@ -70,7 +70,7 @@ def _seen_by_all(store: Store, cut: Mapping[int, int]) -> dict[int, int]:
     history = store.history
     found = dict(cut)
     for log in history.logs.values():
-        start = cut.get(log.log, 0)
+        start = max(cut.get(log.log, 0), log.start)
         if log.length > start:
             # Along a log pasts only grow, so its first change outside has seen least.
             seen = store.knowledge.past(log, start + 1)

@@ -93,18 +93,17 @@ class Copies:
         return None
 
     def _payloads(self, question: Question) -> Iterator[bytes]:
-        """Yield the payloads that a question is about: by log id, number and place in the header (CMP-8)."""
+        """Yield the payloads that a question is about: by log id, number, hash and place in the header (CMP-8)."""
         history = self._history
         stops = self._cut(question.certificate) or {}
         starts = self._cut(question.above) or {}
-        for log in sorted(history.logs.values(), key=lambda log: log.log_id):
-            for stored in history.lines(log, starts.get(log.log, 0), stops.get(log.log, 0)):
-                if stored.payload is not None:
-                    yield stored.payload
-                    continue
-                for index in range(len(stored.header.parts)):
-                    for _, data in history.slices(stored, index):
-                        yield data
+        for _, stored in history.in_order(starts, stops):
+            if stored.payload is not None:
+                yield stored.payload
+                continue
+            for index in range(len(stored.header.parts)):
+                for _, data in history.slices(stored, index):
+                    yield data
 
     # -- this file's own question -----------------------------------------------------------
 

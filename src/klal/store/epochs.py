@@ -32,8 +32,7 @@ from klal.model.certificate import (
     Witness,
 )
 from klal.model.codec import UNIX_MS_MAX, pack, unpack
-from klal.model.frontier import Frontier, Head
-from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header, header_hash
 from klal.model.keys import log_id_of
 from klal.model.roots import chain_root, members_root
 from klal.rules import closing
@@ -92,15 +91,21 @@ class Epochs:
     def _closed(self, certificate: Certificate) -> Closed:
         """Return what a certificate says of its epoch, by this file's own numbers of logs."""
         body = certificate.body
-        logs = self._history.by_id
+        lengths = self._history.lengths_of(certificate.frontier())
+        if lengths is None:
+            raise DamagedError(f"the certificate of epoch {body.epoch} names changes that are not here")
         closes = {}
         for witness in certificate.witness:
             member_id = witness.member.member_id
             log_id = log_id_of(body.space_id, member_id, witness.incarnation)
-            closes[member_id] = ChangeRef(logs[log_id].log, Header.decode(witness.header).seq)
+            length = Header.decode(witness.header).seq + 1
+            close = self._history.head_at(log_id, length, header_hash(body.space_id, witness.header))
+            if close is None:
+                raise DamagedError(f"the certificate of epoch {body.epoch} shows a Close that is not here")
+            closes[member_id] = close
         cut = Cut(
             body.epoch,
-            {logs[head.log_id].log: head.length for head in certificate.cut},
+            lengths,
             tuple(sorted(closes)),
             closes,
             tuple(Gone(each.member_id, each.kind, each.epoch, each.reason, each.is_counted) for each in body.gone),
@@ -158,7 +163,9 @@ class Epochs:
         # Every log begins with its member's entry. Which of several a file met first differs
         # between files, so whoever has any of them inside the cut is counted (W28).
         entries = [
-            Entry(log.member_id, ChangeRef(log.log, 0)) for log in self._history.logs.values() if log.applied_length
+            Entry(log.member_id, ChangeRef(log.log, log.start))
+            for log in self._history.logs.values()
+            if log.applied_length > log.start
         ]
         entries.extend(self.words.returns())
         return Ground(self.founder, entries, self._history.vector, partial(self._groups, previous))
@@ -438,13 +445,7 @@ class Epochs:
             rows: Those of the cut, where they are known.
         """
         history = self._history
-        frontier = Frontier(
-            {
-                history.logs[log].log_id: Head(length, history.hash_at(ChangeRef(log, length - 1)))
-                for log, length in cut.lengths.items()
-                if length
-            }
-        )
+        frontier = history.frontier_of(cut.lengths)
         previous = earlier[-1].cut if earlier else closing.NOTHING
         payload_size = earlier[-1].payload_size if earlier else 0
         late: dict[bytes, int] = {}
@@ -482,16 +483,16 @@ class Epochs:
             steward_next=cut.steward_next or NO_MEMBER,
         )
         heads = tuple(CutHead(log_id, head.length, head.head_hash) for log_id, head in frontier.heads.items())
-        witness = tuple(self._witness(names[member], cut.closes[member]) for member in cut.counted)
+        witness = tuple(self._witness(names[member], cut.closes[member], cut) for member in cut.counted)
         word = self.word_of(Closed(body.hash, cut, payload_size))
-        words = () if word is None else (self._witness(names[word.member_id], word.change),)
+        words = () if word is None else (self._witness(names[word.member_id], word.change, cut),)
         return Certificate(body, heads, witness, words)
 
     def _names(self, cut: Cut) -> dict[bytes, str]:
         """Return the counted members' names: of several joins of one key, that of the first log of the cut."""
         names: dict[bytes, str] = dict(self._connection.execute("SELECT member_id, name FROM klal_member").fetchall())
         logs: dict[bytes, list[Log]] = {}
-        for log in sorted(self._history.logs.values(), key=lambda log: log.log_id, reverse=True):
+        for log in reversed(self._history.by_join()):
             logs.setdefault(log.member_id, []).append(log)
         for member_id in cut.counted:
             several = logs.get(member_id, [])
@@ -504,7 +505,7 @@ class Epochs:
                             names[member_id] = act.name
         return names
 
-    def _witness(self, name: str, close: ChangeRef) -> Witness:
+    def _witness(self, name: str, close: ChangeRef, cut: Cut) -> Witness:
         log = self._history.logs[close.log]
         stored = self._history.read(close)
         acts = self._history.part(stored, ACTS_TABLE)
@@ -513,7 +514,8 @@ class Epochs:
         ).get
         assert acts is not None, "a Close that was applied has its acts"
         assert signature is not None, "finish seals exactly at the Close"
-        return Witness(MemberName(log.member_id, name), log.incarnation, stored.header_bytes, acts, signature)
+        branch = self._history.branch_in(close, cut.lengths)
+        return Witness(MemberName(log.member_id, name), log.incarnation, branch, stored.header_bytes, acts, signature)
 
     def rows_at(self, cut: Cut, *, replayed: bool = False) -> RowsRoot:
         """Return the root of the rows as of a cut, from history alone if `replayed`."""
@@ -560,12 +562,7 @@ class Replay:
             raise DamagedError("a state below what was compacted cannot be made again")
         self.connection.execute("BEGIN")
         for log in sorted(self._original.logs.values(), key=lambda log: log.log):
-            copy = self.history.add_log(log.log_id, log.member_id, log.incarnation)
-            if copy.log != log.log:  # Indexes may have holes; refs must mean the same in both.
-                self.connection.execute("UPDATE klal_log SET log = ? WHERE log = ?", (log.log, copy.log))
-                del self.history.logs[copy.log]
-                copy.log = log.log
-                self.history.logs[copy.log] = copy
+            self.history.add_copy(log)
         spans = self._source.execute("SELECT lsn, log, seq FROM klal_span ORDER BY lsn").fetchall()
         ends = [lsn for lsn, _, _ in spans[1:]] + [self._original.lsn_max + 1]
         for (lsn, log_index, seq), end in zip(spans, ends, strict=True):

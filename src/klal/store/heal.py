@@ -34,7 +34,6 @@ from klal.errors import (
     ConstraintError,
     DamagedError,
     ForeignWritesError,
-    MalformedError,
     NewerFormatError,
     NotKlalError,
     ReadOnlyError,
@@ -43,7 +42,7 @@ from klal.errors import (
     UsageError,
 )
 from klal.model.codec import pack, tree_leaf
-from klal.model.header import ACTS_TABLE, Header
+from klal.model.header import ACTS_TABLE
 from klal.store.behind import Finding, differences, objects_in, obstacle_to, rows_in
 from klal.store.checks import check_store
 from klal.store.file import create_file, hold, is_there, open_file, translated, unchecked
@@ -293,7 +292,7 @@ class _Taking:
         store = self._store
         assert store.identity is not None, "asked before"
         logs = self._old.logs(store.identity.key, self._fence_of)
-        total = sum(len(log.lines) for log in logs)
+        total = sum(len(log.lines) - log.start for log in logs)
         store.enter_founder(self._old.founding_log(logs))
         waiting = [log for log in logs if log.lines]
         progress = True
@@ -308,7 +307,7 @@ class _Taking:
             self._note(log, taken, log.known_length, "headers")
             if taken:
                 self._take_payloads(log)
-            self._healing.change_count += taken
+            self._healing.change_count += max(0, taken - log.start)
             if self._on_progress is not None:
                 self._on_progress(self._healing.change_count, total)
         if not self._healing.change_count:
@@ -345,7 +344,7 @@ class _Taking:
 
     def _take_payloads(self, log: FoundLog) -> None:
         intake = self._store.intake
-        for start in range(0, len(log.lines), _BATCH_COUNT):
+        for start in range(log.start, len(log.lines), _BATCH_COUNT):
             stop = min(start + _BATCH_COUNT, len(log.lines))
             with self._store.writing():
                 pieces = [piece for seq in range(start, stop) for piece in self._old.payload(log, seq)]
@@ -353,9 +352,8 @@ class _Taking:
                 for piece in pieces:
                     if piece.seq not in taken:
                         self._take_piece(log, piece, pieces)
-        stored = self._store.history.by_id[log.log_id]
-        for gap in intake.payload_gaps(log.log_id, stored.length):
-            self._note(log, gap.start, gap.stop, "payloads")
+        for gap in intake.payload_gaps(log.log_id, len(log.lines), self._old.head_of(log)):
+            self._note(log, max(gap.start, log.start), gap.stop, "payloads")
 
     def _take_piece(self, log: FoundLog, piece: FoundSlice, pieces: list[FoundSlice]) -> None:
         """Take one slice; where there are several of its part, with the hashes by which each is checked."""
@@ -368,16 +366,12 @@ class _Taking:
             self._store.intake.take_slice(log.log_id, piece.seq, piece.table_id, piece.index, piece.data)
 
     def _take_rest(self) -> None:
-        """Take what is signed by itself: receipts, and the evidence of forks."""
+        """Take what is signed by itself: receipts."""
         store = self._store
         with store.writing():
             for receipt in self._old.receipts():
                 store.intake.take_receipt(receipt)
             self._healing.receipt_count = len(store.knowledge.receipts())
-            for log_id, seq, header in self._old.forks():
-                with suppress(MalformedError, TypeError):
-                    if log_id in store.history.by_id and Header.decode(header).seq == seq:
-                        store.connection.execute("INSERT OR IGNORE INTO klal_fork VALUES(?,?,?)", (log_id, seq, header))
 
 
 # -- rows that history does not give ------------------------------------------------------

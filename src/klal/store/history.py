@@ -10,16 +10,20 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import merge
 
 from klal.errors import DamagedError
 from klal.model.codec import HASH_SIZE, SLICE_SIZE
 from klal.model.frontier import Frontier, Head
 from klal.model.header import Header, Part, header_hash
+from klal.model.keys import branch_id_of
 from klal.model.payload import slices_of
 from klal.model.seal import Seal
 from klal.rules.admit import Link
+from klal.rules.branches import Branch, Strand, branches_of
 from klal.rules.merge import ChangeRef
 from klal.store.base import Base, read_base
 from klal.store.sql import Connection, runner
@@ -50,12 +54,19 @@ def outcome_of(state: int) -> int:
 
 @dataclass(slots=True)
 class Log:
-    """One log as this file holds it.
+    """One log as this file holds it; of a log that forked, one strand of it (`klal.rules.branches`).
+
+    What lay here when a fork was found stays in its strand, so nothing that refers to a
+    change ever moves; what the branches are called is worked out beside it.
 
     Shape:
         log: its index in this file; never leaves it.
+        log_id: unlike any other here; of a strand that came later, the name of its branch.
         length, head_hash: headers here; payload_length, applied_length <= length.
         order_stamp: of the newest applied change, 0 when none is.
+        origin: the log that its headers were signed for.
+        below, start: strand and number that its first header goes on from; all lengths count from the
+            beginning of the log, so none is less than `start`.
         vector: what the newest applied change had seen, itself included: log -> length.
     """
 
@@ -68,7 +79,13 @@ class Log:
     payload_length: int = 0
     applied_length: int = 0
     order_stamp: int = 0
+    origin: bytes = b""
+    below: int | None = None
+    start: int = 0
     vector: dict[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        self.origin = self.origin or self.log_id
 
 
 @dataclass(slots=True)
@@ -99,6 +116,8 @@ class History:
         self.space_id = space_id
         self.logs: dict[int, Log] = {}
         self.by_id: dict[bytes, Log] = {}
+        self.forked: dict[bytes, list[Log]] = {}  # origin -> its strands, where there are several
+        self._names: dict[int, list[tuple[int, bytes]]] = {}  # strand of a forked log -> (from which number, name)
         self.lsn_max = 0
         self.base: Base | None = None
         """Below what payloads were put down, where they were."""
@@ -115,13 +134,18 @@ class History:
         """Read the logs' counters; those of the log written here are corrected from its lines."""
         self.logs = {}
         self.by_id = {}
+        self.forked = {}
+        self._names = {}
         self.rest_on(read_base(self._connection))
         self.forget()
         for row in self._connection.execute(
-            "SELECT log, log_id, member_id, incarnation, length, head_hash, payload_length, applied_length, order_stamp"
-            " FROM klal_log"
+            "SELECT log, log_id, member_id, incarnation, length, head_hash, payload_length, applied_length,"
+            " order_stamp, origin, below, start FROM klal_log"
         ):
             self._know(Log(*row))
+        for log, seq, log_id in self._connection.execute("SELECT log, seq, log_id FROM klal_branch ORDER BY log, seq"):
+            self._names.setdefault(log, []).append((seq, log_id))
+            self.by_id[log_id] = self.logs[log]
         self.lsn_max = self._connection.execute("SELECT coalesce(max(lsn), 0) FROM klal_change").get or 0
         span = self._connection.execute("SELECT lsn, log, seq FROM klal_span ORDER BY lsn DESC LIMIT 1").fetchone()
         self._span = None if span is None else (span[1], span[2] + self.lsn_max - span[0] + 1)
@@ -140,6 +164,8 @@ class History:
     def _know(self, log: Log) -> Log:
         self.logs[log.log] = log
         self.by_id[log.log_id] = log
+        if log.log_id != log.origin:
+            self.forked.setdefault(log.origin, [self.by_id[log.origin]]).append(log)
         return log
 
     def _recover_own(self, log: Log) -> None:
@@ -164,10 +190,134 @@ class History:
     def add_log(self, log_id: bytes, member_id: bytes, incarnation: bytes) -> Log:
         """Return a new, empty log; it is stored with its first header."""
         log = Log(max(self.logs, default=0) + 1, log_id, member_id, incarnation)
+        return self._add(log)
+
+    def _add(self, log: Log) -> Log:
         self._connection.execute(
-            "INSERT INTO klal_log VALUES(?,?,?,?,0,x'',0,0,0)", (log.log, log_id, member_id, incarnation)
+            "INSERT INTO klal_log VALUES(?,?,?,?,?,x'',?,?,0,?,?,?)",
+            (log.log, log.log_id, log.member_id, log.incarnation, *[log.start] * 3, log.origin, log.below, log.start),
         )
         return self._know(log)
+
+    def add_copy(self, log: Log) -> Log:
+        """Return a new, empty log with the place of another file's: what refers to a change means the same in both."""
+        copy = Log(log.log, log.log_id, log.member_id, log.incarnation)
+        copy.origin, copy.below, copy.start = log.origin, log.below, log.start
+        copy.length = copy.payload_length = copy.applied_length = log.start
+        return self._add(copy)
+
+    def add_branch(self, origin: Log, place: ChangeRef | None, first: bytes) -> Log:
+        """Return a new, empty strand, and name the log's branches anew (LOG-7).
+
+        Args:
+            origin: Any strand of the log.
+            place: The header that it goes on from, which another goes on from too; None before number 0.
+            first: Hash of the header that it will begin with.
+        """
+        start = 0 if place is None else place.seq + 1
+        log = Log(max(self.logs) + 1, branch_id_of(origin.origin, first), origin.member_id, origin.incarnation)
+        log.origin, log.below, log.start = origin.origin, None if place is None else place.log, start
+        log.length = log.payload_length = log.applied_length = start
+        return self._add(log)
+
+    def name_branches(self, origin: bytes) -> None:
+        """Write down what each stretch of a forked log is called, for views and for `name_of`."""
+        strands = self.forked[origin]
+        found = self._names_in(origin)
+        for strand in strands:
+            self._connection.execute("DELETE FROM klal_branch WHERE log = ?", (strand.log,))
+            self._names[strand.log] = []
+        self._connection.executemany("INSERT INTO klal_branch VALUES(?,?,?)", found)
+        for log, seq, log_id in found:
+            self._names[log].append((seq, log_id))
+            self.by_id[log_id] = self.logs[log]
+
+    def branch_names(self) -> list[tuple[int, int, bytes]]:
+        """Return what the headers here make of `klal_branch`: strand, from which number, name."""
+        return sorted(name for origin in self.forked for name in self._names_in(origin))
+
+    def _names_in(self, origin: bytes) -> list[tuple[int, int, bytes]]:
+        lengths = {strand.log: strand.length for strand in self.forked[origin]}
+        branches = self._branches(origin, lengths)
+        return sorted((log, start, branch.log_id) for branch in branches for log, start, _ in branch.stretches)
+
+    def _branches(self, origin: bytes, lengths: Mapping[int, int]) -> list[Branch]:
+        strands = [Strand(log.log, log.below, log.start) for log in self.forked[origin]]
+        return branches_of(origin, strands, lengths, self.hash_at)
+
+    def strands_of(self, log_id: bytes) -> list[Log]:
+        """Return everything held of the log that headers are signed for, in order of arrival."""
+        log = self.by_id.get(log_id)
+        return self.forked.get(log_id, []) or ([] if log is None else [log])
+
+    def branch_in(self, ref: ChangeRef, lengths: Mapping[int, int]) -> bytes:
+        """Return the hash that the branch of a change goes by in a frontier: empty where it is in the log itself."""
+        origin = self.logs[ref.log].origin
+        for branch in self._branches(origin, lengths) if origin in self.forked else ():
+            is_in = any(log == ref.log and start <= ref.seq < stop for log, start, stop in branch.stretches)
+            if is_in and branch.log_id != origin:
+                log, start, _ = branch.stretches[0]
+                return self.hash_at(ChangeRef(log, start))
+        return b""
+
+    def by_join(self) -> list[Log]:
+        """Return the logs that begin with a first change, ascending by log id and then by its hash (CRT-4)."""
+        logs = [log for log in self.logs.values() if log.start == 0 and log.length]
+        return sorted(logs, key=lambda log: (log.origin, self.hash_at(ChangeRef(log.log, 0))))
+
+    def name_of(self, ref: ChangeRef) -> bytes:
+        """Return the id of the log that a change is in, among all headers here (LOG-7)."""
+        names = self._names.get(ref.log)
+        if names is None:
+            return self.logs[ref.log].log_id
+        return names[bisect_right(names, ref.seq, key=_seq_of) - 1][1]
+
+    def named(self, log_id: bytes, seq: int) -> ChangeRef | None:
+        """Return the change that a log id and a number name, or None where it is not here.
+
+        An id noted before a fork was found names what it named then.
+        """
+        log = self.by_id.get(log_id)
+        while log is not None and seq < log.start:
+            log = None if log.below is None else self.logs[log.below]
+        return None if log is None or seq >= log.length else ChangeRef(log.log, seq)
+
+    def before(self, ref: ChangeRef) -> ChangeRef | None:
+        """Return the change that the one at `ref` is linked to, or None for number 0."""
+        log = self.logs[ref.log]
+        if ref.seq > log.start:
+            return ChangeRef(ref.log, ref.seq - 1)
+        return None if log.below is None else ChangeRef(log.below, log.start - 1)
+
+    def after(self, place: ChangeRef | None, origin: bytes) -> list[ChangeRef]:
+        """Return the changes here that are linked to the one at `place`, or the ones numbered 0."""
+        below, seq = (None, 0) if place is None else (place.log, place.seq + 1)
+        found = [
+            ChangeRef(log.log, seq)
+            for log in self.strands_of(origin)
+            if log.below == below and log.start == seq and log.length > seq
+        ]
+        if place is not None and self.logs[place.log].length > seq:
+            found.append(ChangeRef(place.log, seq))
+        return found
+
+    def path(self, log: Log, stop: int) -> list[tuple[Log, int, int]]:
+        """Return where the first `stop` changes up to a strand's lie: (strand, start, stop), in order."""
+        found = []
+        while True:
+            if stop > log.start:
+                found.append((log, log.start, stop))
+            stop = min(stop, log.start)
+            if log.below is None:
+                return found[::-1]
+            log = self.logs[log.below]
+
+    def head_at(self, origin: bytes, length: int, head_hash: bytes) -> ChangeRef | None:
+        """Return the change that ends this prefix of a log, or None where it is not here."""
+        for log in self.strands_of(origin):
+            if log.start < length <= log.length and self.hash_at(ChangeRef(log.log, length - 1)) == head_hash:
+                return ChangeRef(log.log, length - 1)
+        return None
 
     def save_log(self, log: Log) -> None:
         """Write a log's counters."""
@@ -178,16 +328,61 @@ class History:
 
     def frontier(self) -> Frontier:
         """Return the headers held, by log."""
-        return Frontier({log.log_id: Head(log.length, log.head_hash) for log in self.logs.values() if log.length})
+        return self.frontier_of({log.log: log.length for log in self.logs.values() if log.length > log.start})
+
+    def frontier_of(self, lengths: Mapping[int, int]) -> Frontier:
+        """Return prefix lengths as what has one root everywhere, its branches named by what is inside (FRN-4)."""
+        heads = {}
+        for index, length in lengths.items():
+            log = self.logs[index]
+            if length and log.origin not in self.forked:
+                heads[log.log_id] = Head(length, self.hash_at(ChangeRef(index, length - 1)))
+        for origin in self.forked:
+            for branch in self._branches(origin, lengths):
+                heads[branch.log_id] = Head(branch.length, self.hash_at(branch.last))
+        return Frontier(heads)
+
+    def lengths_of(self, frontier: Frontier) -> dict[int, int] | None:
+        """Return a frontier's prefix lengths by log index, what lies below a branch included.
+
+        None where a head of it is not here.
+        """
+        lengths: dict[int, int] = {}
+        for log_id, head in frontier.heads.items():
+            log = self.by_id.get(log_id)
+            last = None if log is None else self.head_at(log.origin, head.length, head.head_hash)
+            last = last or self.find(head.head_hash)
+            if last is None:
+                return None
+            for strand, _, stop in self.path(self.logs[last.log], last.seq + 1):
+                lengths[strand.log] = max(lengths.get(strand.log, 0), stop)
+        return lengths
 
     def held_frontier(self) -> Frontier:
         """Return the prefixes of which no payload is wanted, by log: it is here, or was put down by compaction."""
-        heads = {}
-        for log in self.logs.values():
-            length = self.wants_from(log)
-            if length:
-                heads[log.log_id] = Head(length, self.hash_at(ChangeRef(log.log, length - 1)))
-        return Frontier(heads)
+        return self.frontier_of(self._whole(self.wants_from))
+
+    def held_lengths(self) -> dict[int, int]:
+        """Return the prefixes held with all their payloads, by log index; a branch goes on from a whole one."""
+        return self._whole(lambda log: log.payload_length)
+
+    def _whole(self, length_of: Callable[[Log], int]) -> dict[int, int]:
+        lengths: dict[int, int] = {}
+        for index in sorted(self.logs):
+            log = self.logs[index]
+            length = length_of(log)
+            if length > log.start and (log.below is None or lengths.get(log.below, 0) >= log.start):
+                lengths[index] = length
+        return lengths
+
+    def whole_length(self, log: Log) -> int:
+        """Return up to where no payload is wanted of a strand and of what lies below it."""
+        length = self.wants_from(log)
+        while log.below is not None:
+            start, log = log.start, self.logs[log.below]
+            if self.wants_from(log) < start:
+                length = self.wants_from(log)
+        return length
 
     def wants_from(self, log: Log) -> int:
         """Return the seq of the first payload that is wanted, or the length where none is."""
@@ -200,8 +395,8 @@ class History:
         return self._in_state(log, start, stop, f"state >= {STATE_DROPPED}", -1)
 
     def applied_lengths(self) -> dict[int, int]:
-        """Return how much of each log is applied, by log index; zeros left out."""
-        return {log.log: log.applied_length for log in self.logs.values() if log.applied_length}
+        """Return how much of each log is applied, by log index; those with nothing left out."""
+        return {log.log: log.applied_length for log in self.logs.values() if log.applied_length > log.start}
 
     # -- lines -----------------------------------------------------------------------
 
@@ -319,6 +514,22 @@ class History:
             )
             for (header,) in rows:
                 yield header
+
+    def in_order(self, starts: Mapping[int, int], stops: Mapping[int, int]) -> Iterator[tuple[Log, Stored]]:
+        """Yield the changes between two frontiers: by ascending log id, number and header hash.
+
+        The log id is the one that headers are signed for, so the order is the same everywhere.
+        """
+        strands: dict[bytes, list[Log]] = {}
+        for index in stops:
+            strands.setdefault(self.logs[index].origin, []).append(self.logs[index])
+        for log_id in sorted(strands):
+            runs = [self._hashed(log, starts.get(log.log, 0), stops[log.log]) for log in strands[log_id]]
+            yield from (each[2:] for each in merge(*runs, key=lambda each: each[:2]))
+
+    def _hashed(self, log: Log, start: int, stop: int) -> Iterator[tuple[int, bytes, Log, Stored]]:
+        for seq, stored in enumerate(self.lines(log, start, stop), max(start, log.start)):
+            yield seq, header_hash(self.space_id, stored.header_bytes), log, stored
 
     def lacking(self, log: Log, start: int, stop: int, count_max: int = -1) -> list[int]:
         """Return the seqs of [start, stop) whose header is here and whose payload is not; if told, only the first."""
@@ -488,10 +699,18 @@ class History:
         vector[ref.log] = ref.seq + 1
         return vector
 
+    def past_of(self, ref: ChangeRef) -> dict[int, int]:
+        """Return the past of an applied change without itself, as log -> length; those with nothing left out."""
+        vector = self.vector(ref)
+        del vector[ref.log]
+        return vector if ref.seq == self.logs[ref.log].start else {**vector, ref.log: ref.seq}
+
     def head_vector(self, log: Log) -> dict[int, int]:
         """Return the vector of a log's newest applied change; empty when none is applied."""
+        if log.applied_length == log.start:
+            return {} if log.below is None else self.vector(ChangeRef(log.below, log.start - 1))
         if log.vector is None:
-            log.vector = self.vector(ChangeRef(log.log, log.applied_length - 1)) if log.applied_length else {}
+            log.vector = self.vector(ChangeRef(log.log, log.applied_length - 1))
         return log.vector
 
     def sees(self, a: ChangeRef, b: ChangeRef) -> bool:
@@ -505,7 +724,9 @@ class History:
         return length is not None and length > b.seq
 
     def record_past(self, ref: ChangeRef, before: dict[int, int], after: dict[int, int]) -> None:
-        """Store which lengths rose from the change before `ref` to `ref`."""
+        """Store which lengths rose from the change before `ref` in its strand to `ref`."""
+        if ref.seq == self.logs[ref.log].start:
+            before = {}  # What lies below a branch was seen by its first change, as far as its strand goes.
         rose = [
             (ref.log, log, ref.seq, length)
             for log, length in sorted(after.items())
@@ -516,7 +737,7 @@ class History:
 
     def maximal_heads(self, seen: dict[int, int]) -> list[ChangeRef]:
         """Return the applied heads beyond `seen` that no other applied head has seen."""
-        heads = [log for log in self.logs.values() if log.applied_length > seen.get(log.log, 0)]
+        heads = [log for log in self.logs.values() if log.applied_length > max(seen.get(log.log, 0), log.start)]
         return [
             ChangeRef(log.log, log.applied_length - 1)
             for log in heads
@@ -538,6 +759,13 @@ class History:
         length: int | None = self._connection.execute("SELECT max(length) FROM klal_seal WHERE log = ?", (log.log,)).get
         return length or 0
 
+    def sealed_lengths(self, log: Log, stop: int) -> list[int]:
+        """Return the lengths of this strand up to `stop` that are under a seal, ascending."""
+        rows = self._connection.execute(
+            "SELECT length FROM klal_seal WHERE log = ? AND length <= ? ORDER BY length", (log.log, stop)
+        )
+        return [length for (length,) in rows]
+
     def seals(self, log: Log, start: int, stop: int) -> list[Seal]:
         """Return the seals of a log with start < length <= stop, ascending."""
         rows = self._connection.execute(
@@ -545,9 +773,13 @@ class History:
             (log.log, start, stop),
         ).fetchall()
         return [
-            Seal(log.log_id, length, self.hash_at(ChangeRef(log.log, length - 1)), signature)
+            Seal(log.origin, length, self.hash_at(ChangeRef(log.log, length - 1)), signature)
             for length, signature in rows
         ]
+
+
+def _seq_of(named: tuple[int, bytes]) -> int:
+    return named[0]
 
 
 def _prefix(hashed: bytes) -> int:

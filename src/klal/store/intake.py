@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from klal.errors import ForkError, MalformedError, MembershipError
+from klal.errors import MalformedError, MembershipError, RefusedError
 from klal.model.acts import Act, Genesis, Join, decode_acts
 from klal.model.codec import HASH_SIZE, tree_leaf
-from klal.model.frontier import Head
-from klal.model.header import ACTS_TABLE, Header, Part
+from klal.model.header import ACTS_TABLE, Part
 from klal.model.receipt import Receipt
 from klal.model.seal import Seal
 from klal.rules.admit import (
@@ -76,10 +75,10 @@ class Intake:
     # -- headers -----------------------------------------------------------------------
 
     def take_run(self, run: SealedRun) -> None:
-        """Store a run of headers that goes on where this file's log ends.
+        """Store a run of headers where it goes on from what is here: at a log's end, or as a branch of it (LOG-4).
 
         Raises:
-            RefusedError: It breaks a rule; a fork is kept as evidence.
+            RefusedError: It breaks a rule.
         """
         log_id, member_id = run.log_id, run.member_id
         links = check_chain(self._history.space_id, run)
@@ -94,29 +93,33 @@ class Intake:
                 log = self._history.add_log(log_id, member_id, run.incarnation)
         self._append(log, links, run.seal)
 
-    def _append(self, log: Log, links: list[Link], seal: Seal) -> None:
-        head = Head(log.length, log.head_hash) if log.length else None
-        try:
-            verdict, fresh = admit_run(
-                log.log_id, head, lambda seq: self._history.hash_at(ChangeRef(log.log, seq)), links
-            )
-        except ForkError as error:
-            evidence = error.evidence[1] if isinstance(error.evidence, tuple) else links[0].data
-            seq = Header.decode(evidence).seq
-            self._connection.execute("INSERT OR IGNORE INTO klal_fork VALUES(?,?,?)", (log.log_id, seq, evidence))
-            raise
-        if verdict is Admission.WAIT:
+    def _append(self, origin: Log, links: list[Link], seal: Seal) -> None:
+        history = self._history
+        place: ChangeRef | None
+        if origin.length and links[0].header.seq == origin.length and links[0].header.backlink == origin.head_hash:
+            place, fresh, is_fork = ChangeRef(origin.log, origin.length - 1), links, False
+        else:
+            fit = admit_run(_Strands(history, origin.log_id), links)
+            if fit.verdict is Admission.WAIT:
+                return
+            place, fresh, is_fork = fit.place, fit.fresh, fit.is_fork
+        if not fresh:
+            assert place is not None, "a run has a header, and it is here"
+            history.add_seal(history.logs[place.log], seal)
             return
-        if fresh and log.log == self.own_log:
+        log = origin if place is None else history.logs[place.log]
+        if self.own_log is not None and history.logs[self.own_log].origin == origin.origin:
             # My own log is longer elsewhere: this file is a copy or a rollback that no
-            # fence could see. What is theirs is taken; what I write next is a new log.
+            # fence could see. What is theirs is taken; what I write next is a new log (LOG-6).
             self._leave_own_log()
-        if fresh:
-            self._history.append_headers(log, fresh)
-        self._history.add_seal(log, seal)
-        if fresh:
-            self._raise_payload_length(log)
-            self._history.save_log(log)
+        if is_fork:
+            log = history.add_branch(origin, place, fresh[0].hash)
+        history.append_headers(log, fresh)
+        history.add_seal(log, seal)
+        self._raise_payload_length(log)
+        history.save_log(log)
+        if is_fork:
+            history.name_branches(origin.origin)
 
     def is_member(self, member_id: bytes) -> bool:
         """True when this key has entered the space, as far as known here."""
@@ -167,27 +170,39 @@ class Intake:
 
     def take_leaves(self, log_id: bytes, seq: int, table_id: bytes, leaves: tuple[bytes, ...]) -> None:
         """Keep the leaf hashes of a part that comes in several slices."""
-        found = self._wanted(log_id, seq, table_id)
-        if found is None:
-            return
-        stored, index = found
-        check_leaves(stored.header.parts[index], leaves)
-        self._connection.execute(
-            "INSERT OR IGNORE INTO klal_leaves VALUES(?,?,?)", (stored.lsn, index, b"".join(leaves))
-        )
+
+        def keep(_: Log, stored: Stored, index: int) -> None:
+            check_leaves(stored.header.parts[index], leaves)
+            self._connection.execute(
+                "INSERT OR IGNORE INTO klal_leaves VALUES(?,?,?)", (stored.lsn, index, b"".join(leaves))
+            )
+
+        self._keep(self._wanted(log_id, seq, table_id), keep)
 
     def take_slice(self, log_id: bytes, seq: int, table_id: bytes, index: int, data: bytes) -> None:
         """Keep one slice of one part, once its hash is right."""
         if log_id in self._strangers:
             self._take_stranger_slice(log_id, seq, table_id, index, data)
             self._adopt_known()
-        found = self._wanted(log_id, seq, table_id)
-        if found is None:
-            return
-        stored, part_index = found
+        self._keep(
+            self._wanted(log_id, seq, table_id),
+            lambda log, stored, part_index: self._keep_slice(log, stored, part_index, index, data),
+        )
+
+    def _keep(self, wanted: list[tuple[Log, Stored, int]], keep: Callable[[Log, Stored, int], None]) -> None:
+        """Keep a piece of a payload for each header that it fits: in a forked log several bear one number."""
+        refusals: list[RefusedError] = []
+        for log, stored, index in wanted:
+            try:
+                keep(log, stored, index)
+            except RefusedError as error:
+                refusals.append(error)
+        if refusals and len(refusals) == len(wanted):
+            raise refusals[0]
+
+    def _keep_slice(self, log: Log, stored: Stored, part_index: int, index: int, data: bytes) -> None:
         part = stored.header.parts[part_index]
         check_slice(part, self._leaves(stored.lsn, part_index, part), index, data)
-        log = self._history.by_id[log_id]
         if stored.header.payload_size <= INLINE_SIZE_MAX:
             self._take_small(log, stored, part_index, data)
             return
@@ -206,7 +221,7 @@ class Intake:
         Law: as `take_slice` of each of theirs.
         """
         log = self._history.by_id.get(log_id)
-        if log is None or log_id in self._strangers:
+        if log is None or log_id in self._strangers or log_id in self._history.forked:
             return set()
         given: dict[int, list[SliceOfPart]] = {}
         for piece in slices:
@@ -250,18 +265,23 @@ class Intake:
             self._history.keep_payloads([(payload, stored.lsn)])
             self._raise_payload_length(log)
 
-    def _wanted(self, log_id: bytes, seq: int, table_id: bytes) -> tuple[Stored, int] | None:
-        """Return (change, part index) that a slice belongs to, or None when it is here already."""
-        log = self._history.by_id.get(log_id)
-        if log is None or seq >= log.length:
+    def _wanted(self, log_id: bytes, seq: int, table_id: bytes) -> list[tuple[Log, Stored, int]]:
+        """Return (strand, change, part index) that a slice may belong to: none when it is here already."""
+        strands = [log for log in self._history.strands_of(log_id) if log.start <= seq < log.length]
+        if not strands:
             raise MalformedError(f"slice for change {seq} of {log_id.hex()[:8]}, which is not known here", rule="PAY-6")
-        stored = self._history.read(ChangeRef(log.log, seq))
-        if not lacks_payload(stored.state):
-            return None
-        for index, part in enumerate(stored.header.parts):
-            if part.table_id == table_id:
-                return stored, index
-        raise MalformedError(f"slice for a part that change {seq} of {log_id.hex()[:8]} does not have", rule="PAY-6")
+        wanted = []
+        is_named = False
+        for log in strands:
+            stored = self._history.read(ChangeRef(log.log, seq))
+            for index, part in enumerate(stored.header.parts if lacks_payload(stored.state) else ()):
+                if part.table_id == table_id:
+                    wanted.append((log, stored, index))
+            is_named = is_named or bool(wanted) or not lacks_payload(stored.state)
+        if not is_named:
+            what = f"slice for a part that change {seq} of {log_id.hex()[:8]} does not have"
+            raise MalformedError(what, rule="PAY-6")
+        return wanted
 
     def _leaves(self, lsn: int, index: int, part: Part) -> list[bytes] | None:
         if slice_count_of(part) == 1:
@@ -301,23 +321,35 @@ class Intake:
 
     # -- what a session asks -------------------------------------------------------------
 
-    def payload_gaps(self, log_id: bytes, stop: int) -> list[range]:
-        """Return the seqs below `stop` whose payload is wanted; of a stranger, its first change."""
+    def holds(self, log_id: bytes, length: int, head_hash: bytes) -> bool:
+        """True when this prefix of a log is here, if only in memory."""
+        runs = self._strangers.get(log_id, ())
+        if any((seal.length, seal.head_hash) == (length, head_hash) for _, _, _, seal in runs):
+            return True
+        return self._history.head_at(log_id, length, head_hash) is not None
+
+    def payload_gaps(self, log_id: bytes, length: int, head_hash: bytes) -> list[range]:
+        """Return the seqs of this prefix of a log whose payload is wanted; of a stranger, its first change."""
         if log_id in self._strangers:
             return [range(1)]
-        log = self._history.by_id.get(log_id)
-        return [] if log is None else self._knowledge.payload_gaps(log, stop)
+        gaps: list[range] = []
+        for log, _, stop in self._path(log_id, length, head_hash):
+            gaps += self._knowledge.payload_gaps(log, stop)
+        return gaps
 
-    def begun(self, log_id: bytes, start: int, stop: int) -> Iterator[tuple[int, bytes, int]]:
+    def begun(self, log_id: bytes, length: int, head_hash: bytes, seqs: range) -> Iterator[tuple[int, bytes, int]]:
         """Yield (seq, table id, slices here) of parts that are here in part."""
-        log = self._history.by_id.get(log_id)
-        if log is None:
-            return
-        for (lsn, index), count in self._history.slice_counts(log, start, min(stop, log.length)).items():
-            seq = self._history.ref_of(lsn).seq
-            stored = self._history.read(ChangeRef(log.log, seq))
-            if lacks_payload(stored.state):
-                yield seq, stored.header.parts[index].table_id, count
+        for log, start, stop in self._path(log_id, length, head_hash):
+            counts = self._history.slice_counts(log, max(start, seqs.start), min(stop, seqs.stop))
+            for (lsn, index), count in counts.items():
+                seq = self._history.ref_of(lsn).seq
+                stored = self._history.read(ChangeRef(log.log, seq))
+                if lacks_payload(stored.state):
+                    yield seq, stored.header.parts[index].table_id, count
+
+    def _path(self, log_id: bytes, length: int, head_hash: bytes) -> list[tuple[Log, int, int]]:
+        last = self._history.head_at(log_id, length, head_hash)
+        return [] if last is None else self._history.path(self._history.logs[last.log], last.seq + 1)
 
     def is_stranger(self, arrival: object) -> bool:
         """True when an arrival is of a log that waits for its invitation."""
@@ -334,6 +366,26 @@ class Intake:
         self._strangers.clear()
         self._stranger_size = 0
         self._small.clear()
+
+
+class _Strands:
+    """What is held of one log, as `admit_run` asks for it."""
+
+    def __init__(self, history: History, log_id: bytes) -> None:
+        self._history = history
+        self._log_id = log_id
+
+    def find(self, seq: int, hashed: bytes) -> ChangeRef | None:
+        return self._history.head_at(self._log_id, seq + 1, hashed)
+
+    def after(self, place: ChangeRef | None) -> list[tuple[bytes, ChangeRef]]:
+        return [(self._history.hash_at(ref), ref) for ref in self._history.after(place, self._log_id)]
+
+    def seals_below(self, place: ChangeRef | None) -> int:
+        if place is None:
+            return 0
+        path = self._history.path(self._history.logs[place.log], place.seq + 1)
+        return max((seal for log, _, stop in path for seal in self._history.sealed_lengths(log, stop)[-1:]), default=0)
 
 
 def _are_whole(parts: Sequence[Part], pieces: Sequence[SliceOfPart]) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from klal.model.header import NO_CERTIFICATE, past_of
-from klal.model.receipt import Receipt
+from klal.model.receipt import HeldHead, Receipt
 from klal.rules.coverage import Held
 from klal.rules.merge import ChangeRef
 from klal.store.history import History, Log
@@ -69,22 +69,24 @@ class Knowledge:
     def _said(self, receipt: Receipt) -> dict[bytes, int]:
         """Return the lengths that one receipt signs for, by log."""
         lengths: dict[bytes, int] = {}
-        for head in receipt.statement.heads:
-            for log_id, length in self._reach(head.log_id, head.length, head.head_hash).items():
-                lengths[log_id] = max(lengths.get(log_id, 0), length)
-        for head in receipt.statement.parked:
-            if self._is_our_branch(head.log_id, head.length, head.head_hash):
-                lengths[head.log_id] = max(lengths.get(head.log_id, 0), head.length)
+        statement = receipt.statement
+        for heads, is_applied in ((statement.heads, True), (statement.parked, False)):
+            for head in heads:
+                for log_id, length in self._reach(head, is_applied=is_applied).items():
+                    lengths[log_id] = max(lengths.get(log_id, 0), length)
         return lengths
 
-    def _reach(self, log_id: bytes, length: int, head_hash: bytes) -> dict[bytes, int]:
-        """Return what holding this header with its past means, as far as its past is known here."""
-        log = self._history.by_id.get(log_id)
-        if log is None or log.length < length:
-            return {log_id: length}
-        if self._history.hash_at(ChangeRef(log.log, length - 1)) != head_hash:
-            return {}  # Another branch: it says nothing about what is held of this one.
-        return {self._history.logs[index].log_id: seen for index, seen in self.past(log, length).items()}
+    def _reach(self, head: HeldHead, *, is_applied: bool) -> dict[bytes, int]:
+        """Return what holding this header means: with its past, as far as that is known here, if it is applied."""
+        history = self._history
+        ref = history.head_at(head.log_id, head.length, head.head_hash)
+        if ref is None:
+            # Another branch says nothing about what is held of those here.
+            return {} if self._is_other_branch(head) else {head.log_id: head.length}
+        log = history.logs[ref.log]
+        if not is_applied:
+            return {strand.log_id: stop for strand, _, stop in history.path(log, ref.seq + 1)}
+        return {history.logs[index].log_id: seen for index, seen in self.past(log, ref.seq + 1).items()}
 
     def past(self, log: Log, length: int) -> dict[int, int]:
         """Return what the first `length` changes of a log had seen, log -> length, parked ones read by their headers.
@@ -99,7 +101,9 @@ class Knowledge:
             if found.get(log.log, 0) >= length:
                 continue
             read = max(log.applied_length, found.get(log.log, 0))
-            if log.applied_length and found.get(log.log, 0) < min(length, log.applied_length):
+            if log.below is not None:
+                waiting.append((history.logs[log.below], log.start))
+            if log.applied_length > log.start and found.get(log.log, 0) < min(length, log.applied_length):
                 ref = ChangeRef(log.log, min(length, log.applied_length) - 1)
                 for index, seen in history.vector(ref).items():
                     found[index] = max(found.get(index, 0), seen)
@@ -120,25 +124,26 @@ class Knowledge:
             (head.log_id, receipt.statement.member_id)
             for receipt in self.receipts().values()
             for head in (*receipt.statement.heads, *receipt.statement.parked)
-            if not self._is_our_branch(head.log_id, head.length, head.head_hash)
+            if self._is_other_branch(head)
         }
 
-    def _is_our_branch(self, log_id: bytes, length: int, head_hash: bytes) -> bool:
-        """False when this file holds another header at that place (COV-3)."""
-        log = self._history.by_id.get(log_id)
-        if log is None or log.length < length:
-            return True
-        return self._history.hash_at(ChangeRef(log.log, length - 1)) == head_hash
+    def _is_other_branch(self, head: HeldHead) -> bool:
+        """True when this file holds other headers at that place, and not this one (COV-3)."""
+        strands = self._history.strands_of(head.log_id)
+        is_within = any(log.length >= head.length for log in strands)
+        return is_within and self._history.head_at(head.log_id, head.length, head.head_hash) is None
 
     def held(self) -> dict[bytes, Held]:
         """Return every log that is held or known of, as this file has it."""
         known: dict[bytes, int] = {}
         for receipt in self.receipts().values():
             for head in (*receipt.statement.heads, *receipt.statement.parked):
-                known[head.log_id] = max(known.get(head.log_id, 0), head.length)
+                # What another branch is long says nothing of the strand that came first.
+                if self._history.head_at(head.log_id, head.length, head.head_hash) is None:
+                    known[head.log_id] = max(known.get(head.log_id, 0), head.length)
         found = {}
         for log in self._history.logs.values():
-            if log.length or log.log_id in known:
+            if log.length > log.start or log.log_id in known:
                 gaps = self.payload_gaps(log, log.length)
                 wanted = set(self._history.wanted.get(log.log, ()))
                 dropped = stretches(seq for seq in self._history.dropped(log) if seq not in wanted)
@@ -150,6 +155,7 @@ class Knowledge:
                     log.length - lacking,
                     tuple(gaps),
                     tuple(dropped),
+                    log.start,
                 )
         for log_id, length in known.items():
             if log_id not in found:

@@ -19,7 +19,13 @@ CREATE TABLE klal_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE klal_log(
   log INTEGER PRIMARY KEY, log_id BLOB NOT NULL UNIQUE, member_id BLOB NOT NULL, incarnation BLOB NOT NULL,
   length INTEGER NOT NULL, head_hash BLOB NOT NULL, payload_length INTEGER NOT NULL,
-  applied_length INTEGER NOT NULL, order_stamp INTEGER NOT NULL);
+  applied_length INTEGER NOT NULL, order_stamp INTEGER NOT NULL,
+  -- A log that forked has a line for each branch that came later: origin is the log its headers were
+  -- signed for, and they go on from number start - 1 of the line below.
+  origin BLOB NOT NULL, below INTEGER, start INTEGER NOT NULL);
+
+-- Of logs that forked, and only of those: what a line's changes are called from number seq on.
+CREATE TABLE klal_branch(log INTEGER, seq INTEGER, log_id BLOB NOT NULL, PRIMARY KEY(log, seq)) WITHOUT ROWID;
 
 -- Changes in order of arrival. payload: all parts one after another when they are small
 -- and here; otherwise their slices are in klal_slice. state: 0 held without payload,
@@ -43,7 +49,6 @@ CREATE TABLE klal_past(log INTEGER, past_log INTEGER, seq INTEGER, length INTEGE
 CREATE TABLE klal_seal(log INTEGER, length INTEGER, signature BLOB NOT NULL, PRIMARY KEY(log, length)) WITHOUT ROWID;
 CREATE TABLE klal_receipt(log_id BLOB PRIMARY KEY, number INTEGER NOT NULL, body BLOB NOT NULL, signature BLOB NOT NULL)
   WITHOUT ROWID;
-CREATE TABLE klal_fork(log_id BLOB, seq INTEGER, header BLOB NOT NULL, PRIMARY KEY(log_id, seq, header)) WITHOUT ROWID;
 
 CREATE TABLE klal_member(member_id BLOB PRIMARY KEY, name TEXT NOT NULL, log_id BLOB NOT NULL, seq INTEGER NOT NULL,
   ticket_id BLOB, use_count_max INTEGER) WITHOUT ROWID;
@@ -100,10 +105,14 @@ CREATE VIEW klal_conflicts AS
 SELECT t.name AS "table", c.key_text AS "key", k.name AS "column",
   c.winner_value AS winner_value,
   (SELECT m.name FROM klal_log l JOIN klal_member m USING (member_id) WHERE l.log = c.winner_log) AS winner_member,
-  (SELECT lower(hex(l.log_id)) || ':' || c.winner_seq FROM klal_log l WHERE l.log = c.winner_log) AS winner_change,
+  (SELECT lower(hex(coalesce((SELECT b.log_id FROM klal_branch b WHERE b.log = l.log AND b.seq <= c.winner_seq
+    ORDER BY b.seq DESC LIMIT 1), l.log_id)))
+    || ':' || c.winner_seq FROM klal_log l WHERE l.log = c.winner_log) AS winner_change,
   c.value AS loser_value,
   (SELECT m.name FROM klal_log l JOIN klal_member m USING (member_id) WHERE l.log = c.log) AS loser_member,
-  (SELECT lower(hex(l.log_id)) || ':' || c.seq FROM klal_log l WHERE l.log = c.log) AS loser_change
+  (SELECT lower(hex(coalesce((SELECT b.log_id FROM klal_branch b WHERE b.log = l.log AND b.seq <= c.seq
+    ORDER BY b.seq DESC LIMIT 1), l.log_id)))
+    || ':' || c.seq FROM klal_log l WHERE l.log = c.log) AS loser_change
 FROM klal_conflict c JOIN klal_table t USING (tab)
 LEFT JOIN klal_column k ON k.tab = c.tab AND k.column_id = c.column_id;
 CREATE VIEW klal_policies AS
@@ -112,13 +121,22 @@ SELECT t.name AS "table",
   coalesce((SELECT value FROM klal_policy p WHERE p.tab = t.tab AND p.name = 'on_delete'), 'revive') AS on_delete
 FROM klal_table t;
 CREATE VIEW klal_changes AS
-SELECT lower(hex(l.log_id)) || ':' || (s.seq + c.lsn - s.lsn) AS "change", m.name AS member,
+SELECT lower(hex(coalesce((SELECT b.log_id FROM klal_branch b WHERE b.log = l.log AND b.seq <= s.seq + c.lsn - s.lsn
+    ORDER BY b.seq DESC LIMIT 1), l.log_id)))
+    || ':' || (s.seq + c.lsn - s.lsn) AS "change", m.name AS member,
   CASE c.state WHEN 0 THEN 'payload missing' WHEN 1 THEN 'parked' WHEN 2 THEN 'applied' WHEN 4 THEN 'compacted'
     ELSE 'without effect' END AS state,
   length(c.header) AS header_size, c.lsn AS arrival
 FROM klal_change c
 JOIN klal_span s ON s.lsn = (SELECT max(lsn) FROM klal_span WHERE lsn <= c.lsn)
 JOIN klal_log l ON l.log = s.log LEFT JOIN klal_member m USING (member_id);
+-- The branches of logs that forked, each from its first header on: that they are two under one number is the proof.
+CREATE VIEW klal_forks AS
+SELECT m.name AS member, lower(hex(l.origin)) AS log, b.seq AS number, lower(hex(b.log_id)) AS branch,
+  (SELECT c.header FROM klal_span s JOIN klal_change c ON c.lsn = s.lsn + b.seq - s.seq
+    WHERE s.log = b.log AND s.seq <= b.seq ORDER BY s.seq DESC LIMIT 1) AS header
+FROM klal_branch b JOIN klal_log l USING (log) LEFT JOIN klal_member m USING (member_id)
+WHERE b.log_id <> l.origin ORDER BY l.origin, b.seq, b.log_id;
 CREATE VIEW klal_parked AS SELECT * FROM klal_changes WHERE state IN ('payload missing', 'parked');
 -- Made anew with every change of the schema, to ask each constraint of each row.
 CREATE VIEW klal_violations(kind, "table", "key", detail) AS SELECT NULL, NULL, NULL, NULL WHERE 0;

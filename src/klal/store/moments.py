@@ -120,7 +120,8 @@ class Scan:
     ) -> Iterator[tuple[tuple[int, bytes, bytes], ChangeRef, bytes | _Large]]:
         space_id = self._history.space_id
         draws: dict[bytes, bytes] = {}
-        for seq, (lsn, state, stamp, header, payload) in enumerate(self._history.raw_lines(log, 0, length)):
+        lines = self._history.raw_lines(log, log.start, length)
+        for seq, (lsn, state, stamp, header, payload) in enumerate(lines, log.start):
             if state != STATE_APPLIED or table_id not in header:
                 continue
             order = (stamp, b"", b"")
@@ -233,7 +234,7 @@ class Past:
         """
         logs = self.history.logs
         is_within = all(logs[log].applied_length >= length for log, length in self.lengths.items())
-        more = sum(log.applied_length for log in logs.values()) - sum(self.lengths.values())
+        more = sum(log.applied_length - max(log.start, self.lengths.get(log.log, 0)) for log in logs.values())
         return is_within and more <= (0 if self.history.floor else _LATER_CHANGE_COUNT_MAX)
 
     @property
@@ -414,7 +415,7 @@ class Past:
     def _fill_views(self, replay: Replay) -> None:
         """Enter what the views of a moment show beside rows: the members and the certificates of its time."""
         # Of several joins of one key, the first log's, by log id, names the member everywhere (CRT-4).
-        for log in sorted(replay.history.logs.values(), key=lambda log: log.log_id):
+        for log in replay.history.by_join():
             first = replay.history.read(ChangeRef(log.log, 0)) if log.applied_length else None
             data = (
                 None

@@ -35,7 +35,7 @@ from klal.model.proof import (
     key_of,
     key_order,
 )
-from klal.model.roots import row_leaf
+from klal.model.roots import change_leaf, row_leaf
 from klal.model.schema import Key, Value
 from klal.rules.merge import ChangeRef
 from klal.store.catalog import Catalog, Table
@@ -82,15 +82,7 @@ def prove_change(store: Store, ref: ChangeRef, epoch: int | None, *, with_payloa
     number = first.cut.epoch
     before = closed[number - 1].cut.lengths if number else {}
     leaves = list(change_leaves(store.history, before, first.cut.lengths))
-    index = (
-        ref.seq
-        - before.get(ref.log, 0)
-        + sum(
-            first.cut.lengths[other.log] - before.get(other.log, 0)
-            for other in store.history.logs.values()
-            if other.log_id < log.log_id and other.log in first.cut.lengths
-        )
-    )
+    index = leaves.index(change_leaf(log.origin, ref.seq, store.history.hash_at(ref)))
     claim = ChangeClaim(
         log.member_id,
         log.incarnation,

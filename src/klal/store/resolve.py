@@ -68,7 +68,7 @@ def lines(store: Store) -> list[Line]:
     ).fetchall():
         table = tables[tab]
         winner = None if winner_log is None else ChangeRef(winner_log, winner_seq)
-        conflict_id = conflict_id_of(table, decode_key(key), column_id, store.history.logs[log].log_id, seq)
+        conflict_id = conflict_id_of(table, decode_key(key), column_id, store.history.name_of(ChangeRef(log, seq)), seq)
         found.append(
             Line(conflict_id, table, decode_key(key), column_id, ChangeRef(log, seq), value, winner, winner_value)
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from heapq import merge
 
 from klal.model.codec import tree_root
 from klal.model.header import header_hash
@@ -18,7 +19,7 @@ from klal.model.merkle import TreeBuilder
 from klal.model.roots import change_leaf, row_leaf, table_node
 from klal.model.schema import Value, column_id_of
 from klal.store.catalog import Catalog, ColumnInfo, Table
-from klal.store.history import History
+from klal.store.history import History, Log
 from klal.store.layout import quote
 from klal.store.sql import Connection
 
@@ -81,7 +82,16 @@ def changes_root(history: History, before: Mapping[int, int], lengths: Mapping[i
 
 def change_leaves(history: History, before: Mapping[int, int], lengths: Mapping[int, int]) -> Iterator[bytes]:
     """Yield the leaves of `changes_root`, by ascending log id and then by number."""
-    for log in sorted((history.logs[index] for index in lengths), key=lambda log: log.log_id):
-        start = before.get(log.log, 0)
-        for seq, header in enumerate(history.headers(log, start, lengths[log.log]), start):
-            yield change_leaf(log.log_id, seq, header_hash(history.space_id, header))
+    strands: dict[bytes, list[Log]] = {}
+    for index in lengths:
+        strands.setdefault(history.logs[index].origin, []).append(history.logs[index])
+    for log_id in sorted(strands):
+        runs = (_hashes(history, log, before.get(log.log, 0), lengths[log.log]) for log in strands[log_id])
+        # Of the branches of one log, those under one number stand by their hashes.
+        for seq, hashed in merge(*runs):
+            yield change_leaf(log_id, seq, hashed)
+
+
+def _hashes(history: History, log: Log, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    headers = history.headers(log, start, stop)
+    return ((seq, header_hash(history.space_id, header)) for seq, header in enumerate(headers, max(start, log.start)))

@@ -321,7 +321,9 @@ class Rows:
         self._forget_key(table, place[1], "klal_conflict")
         return life
 
-    def local_edits(self, table: Table, key: Key, column_id: bytes, old: str, edits: list[Edit], put: Put) -> None:
+    def local_edits(
+        self, table: Table, key: Key, column_id: bytes, old: str, edits: list[Edit], put: Put, log_id: bytes
+    ) -> None:
         """Keep the document of a text that was edited here."""
         place = (table.tab, encode_key(key), column_id)
         kept = self._connection.execute(
@@ -330,7 +332,8 @@ class Rows:
         document = begun(old) if kept is None else decode_document(kept)
         self._are_used[table.tab, "klal_text"] = True
         self._connection.execute(
-            "INSERT OR REPLACE INTO klal_text VALUES(?,?,?,?)", (*place, edited(document, edits, put, ()).encode())
+            "INSERT OR REPLACE INTO klal_text VALUES(?,?,?,?)",
+            (*place, edited(document, edits, put, log_id, ()).encode()),
         )
 
     # -- documents of texts ------------------------------------------------------------

@@ -162,7 +162,7 @@ class Runs:
     def _lines(self, log: Log, epoch_max: int, count_max: int) -> list[Stored]:
         """Return the next changes whose headers nothing new can be wrong with (EPO-1, EPO-4)."""
         is_questioned = log.member_id in self._applier.questioned
-        if not log.applied_length or self._is_below_base(log) or is_questioned:
+        if log.applied_length == log.start or self._is_below_base(log) or is_questioned:
             return []
         newest = self._history.read(ChangeRef(log.log, log.applied_length - 1))
         before = newest.header

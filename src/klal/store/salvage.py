@@ -48,12 +48,14 @@ class FoundLog:
         lines: where its headers lie in the damaged file, by number.
         seals: length -> signature, good ones only; the last of them, or the end of the own log, ends `lines`.
         known_length: how long the file once said it was.
+        start: of a branch of a log that forked, how many headers it shares with one that was found before.
     """
 
     log_id: bytes
     member_id: bytes
     incarnation: bytes
     known_length: int = 0
+    start: int = 0
     lines: list[int] = field(default_factory=list)
     seals: dict[int, bytes] = field(default_factory=dict)
 
@@ -219,7 +221,7 @@ class Salvage:
         """True when a log of this file is that of the genesis's founder in its space."""
         return any(
             log_id == log_id_of(genesis.space_id, genesis.founder, incarnation)
-            for log_id, incarnation in self._rows("log_id, incarnation", "klal_log", "log")
+            for log_id, incarnation in self._rows("origin, incarnation", "klal_log", "log")
             if isinstance(incarnation, bytes)
         )
 
@@ -252,14 +254,20 @@ class Salvage:
                     line = _Line(lsn, header.seq, header_hash(self.space_id, data), header.is_sealed)
                     after.setdefault(header.backlink, []).append(line)
                     hashes.add(line.hash)
-        rows = self._rows("log, log_id, member_id, incarnation, length", "klal_log", "log")
+        # The branches of a log that forked have a line each, under the log's own id.
+        rows = self._rows("log, origin, member_id, incarnation, length", "klal_log", "log")
         names = self._names(rows)
-        numbers = {log_id: number for number, log_id, *_ in rows if log_id in names}
-        lengths = {log_id: length for _, log_id, *_, length in rows if isinstance(length, int) and length}
-        signatures: dict[Any, dict[int, bytes]] = {}
+        numbers: dict[bytes, list[Any]] = {}
+        lengths: dict[bytes, int] = {}
+        for number, log_id, *_, length in rows:
+            if log_id in names:
+                numbers.setdefault(log_id, []).append(number)
+            if isinstance(length, int) and length and isinstance(log_id, bytes):
+                lengths[log_id] = max(length, lengths.get(log_id, 0))
+        signatures: dict[Any, list[tuple[int, bytes]]] = {}
         for number, length, signature in self._rows("log, length, signature", "klal_seal", "log, length"):
             if isinstance(signature, bytes) and isinstance(length, int):
-                signatures.setdefault(number, {})[length] = signature
+                signatures.setdefault(number, []).append((length, signature))
         loose = {line.seq for hashed, lines in after.items() if hashed not in hashes | names.keys() for line in lines}
         found = []
         began = [log_id for log_id in names if log_id in after]
@@ -267,20 +275,23 @@ class Salvage:
         for log_id in sorted(began, key=lambda log_id: after[log_id][0].lsn) + sorted(lengths.keys() - set(began)):
             if log_id not in names:
                 continue
-            log = FoundLog(log_id, *names[log_id], known_length=lengths.get(log_id, 0))
-            chain = _chain(log_id, after)
-            number = numbers.get(log_id)
-            if number is None:
-                unnamed = signatures.keys() - numbers.values()
-                number = next((n for n in sorted(unnamed, key=repr) if self._is_of(log, chain, signatures[n])), None)
-            log.known_length = max(log.known_length, len(chain), *signatures.get(number, ()), 0)
-            self._find_seals(log, chain, signatures.get(number, {}))
-            if key is not None and key.member_id == log.member_id and number == self.meta("own_log", int):
-                fence = fence_of(log_id)
-                log.known_length = max(log.known_length, 0 if fence is None else fence.length)
-                self._seal_own(log, chain, signatures.get(number, {}), key, fence, is_cut=len(chain) in loose)
-            _cut(log, chain)
-            found.append(log)
+            for start, chain in _chains(log_id, after):
+                log = FoundLog(log_id, *names[log_id], known_length=0 if start else lengths.get(log_id, 0), start=start)
+                mine = numbers.get(log_id, [])
+                if not mine:
+                    unnamed = signatures.keys() - {number for each in numbers.values() for number in each}
+                    mine = [n for n in sorted(unnamed, key=repr) if self._is_of(log, chain, signatures[n])][:1]
+                given = [signed for number in mine for signed in signatures.get(number, ())]
+                said = () if start else (length for length, _ in given)
+                log.known_length = max(log.known_length, len(chain), *said, 0)
+                self._find_seals(log, chain, given)
+                if key is not None and key.member_id == log.member_id and mine == [self.meta("own_log", int)]:
+                    fence = fence_of(log_id)
+                    log.known_length = max(log.known_length, 0 if fence is None else fence.length)
+                    self._seal_own(log, chain, dict(given), key, fence, is_cut=len(chain) in loose)
+                _cut(log, chain)
+                log.start = min(start, len(log.lines))
+                found.append(log)
         return found
 
     def _names(self, rows: Sequence[Any]) -> dict[bytes, tuple[bytes, bytes]]:
@@ -297,19 +308,19 @@ class Salvage:
                 pairs |= {(other, incarnation) for other in members}
         return {log_id_of(self.space_id, *pair): pair for pair in sorted(pairs)}
 
-    def _is_of(self, log: FoundLog, chain: list[_Line], signatures: dict[int, bytes]) -> bool:
+    def _is_of(self, log: FoundLog, chain: list[_Line], signatures: list[tuple[int, bytes]]) -> bool:
         """True when the first of these seals that can be looked at is one of this log."""
-        length = min(signatures)
+        length, signature = min(signatures)
         if not 0 < length <= len(chain):
             return False
         with suppress(SignatureError):
-            seal = Seal(log.log_id, length, chain[length - 1].hash, signatures[length])
+            seal = Seal(log.log_id, length, chain[length - 1].hash, signature)
             seal.check(self.space_id, log.member_id)
             return True
         return False
 
-    def _find_seals(self, log: FoundLog, chain: list[_Line], signatures: dict[int, bytes]) -> None:
-        for length, signature in sorted(signatures.items()):
+    def _find_seals(self, log: FoundLog, chain: list[_Line], signatures: list[tuple[int, bytes]]) -> None:
+        for length, signature in sorted(signatures):
             if 0 < length <= len(chain):
                 seal = Seal(log.log_id, length, chain[length - 1].hash, signature)
                 with suppress(SignatureError):
@@ -357,6 +368,10 @@ class Salvage:
             yield FoundRun(log.log_id, log.member_id, log.incarnation, start, headers, seal)
             start = length
 
+    def head_of(self, log: FoundLog) -> bytes:
+        """Return the hash of a log's last good header."""
+        return header_hash(self.space_id, self._header(log.lines[-1]) or b"")
+
     def payload(self, log: FoundLog, seq: int) -> Iterator[FoundSlice]:
         """Yield the slices of one change that can be read, unchecked."""
         lsn = log.lines[seq]
@@ -401,19 +416,19 @@ class Salvage:
             raise DamagedError(f"{self.name} does not say any more which log began its space", hint=LOST_HINT)
         return names[0]
 
-    def forks(self) -> list[tuple[Any, ...]]:
-        """Return the evidence of forks that can be read."""
-        return self._rows("log_id, seq, header", "klal_fork", "log_id, seq, header")
 
-
-def _chain(log_id: bytes, after: dict[bytes, list[_Line]]) -> list[_Line]:
-    """Return a log's headers from the first on, each naming the one before it."""
-    chain: list[_Line] = []
-    hashed = log_id
-    while hashed in after and after[hashed][0].seq == len(chain):
-        chain.append(after[hashed][0])
-        hashed = chain[-1].hash
-    return chain
+def _chains(log_id: bytes, after: dict[bytes, list[_Line]]) -> Iterator[tuple[int, list[_Line]]]:
+    """Yield each branch's headers from the log's first on, and how many of them an earlier one has; at least one."""
+    waiting: list[list[_Line]] = [[]]
+    while waiting:
+        chain = waiting.pop()
+        start = max(0, len(chain) - 1)
+        hashed = chain[-1].hash if chain else log_id
+        while nexts := [line for line in after.get(hashed, ()) if line.seq == len(chain)]:
+            waiting += [[*chain, line] for line in nexts[:0:-1]]
+            chain.append(nexts[0])
+            hashed = nexts[0].hash
+        yield start, chain
 
 
 def _is_due(line: _Line) -> bool:

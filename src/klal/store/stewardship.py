@@ -200,7 +200,7 @@ class Stewardship:
         questioned = self._store.applier.questioned
         seen = self._store.history.head_vector(own) if questioned else {}
         return any(
-            log.member_id in questioned and log.applied_length > seen.get(log.log, 0)
+            log.member_id in questioned and log.applied_length > seen.get(log.log, log.start)
             for log in self._store.history.logs.values()
         )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 
 from klal.errors import (
     DamagedError,
@@ -445,6 +446,11 @@ class Store:
         Said in the file, in the transaction that takes what is theirs, so that no later
         opening goes on where another file has gone on already.
         """
+        # Whatever a copied or restored file holds unsealed is work too.
+        own = self.writer.own
+        assert own is not None, "only who writes a log can leave it"
+        self._seal()
+        self.history.index_hashes(own.log, self.indexed_length(own.log))
         self._set_meta("own_log", None)
         self.intake.own_log = None
         self.writer.own = None
@@ -520,9 +526,9 @@ class Store:
     def _statement(self, own: Log, number: int) -> Statement:
         heads = [self._held_head(ref) for ref in self.history.maximal_heads({})]
         parked = [
-            self._held_head(ChangeRef(log.log, log.payload_length - 1))
-            for log in self.history.logs.values()
-            if log.payload_length > log.applied_length
+            self._held_head(ChangeRef(index, length - 1))
+            for index, length in self.history.held_lengths().items()
+            if length > self.history.logs[index].applied_length
         ]
         certificate = self.epochs.nameable(own.member_id, self.naming)
         return Statement(
@@ -530,8 +536,8 @@ class Store:
             own.incarnation,
             number,
             min(max(self._world.clock.unix_ms(), 0), UNIX_MS_MAX),
-            tuple(sorted(heads, key=lambda head: head.log_id)),
-            tuple(sorted(parked, key=lambda head: head.log_id)),
+            tuple(sorted(heads, key=msgspec.structs.astuple)),
+            tuple(sorted(parked, key=msgspec.structs.astuple)),
             certificate,
             self.copies.statement(own.log_id, own.member_id),
         )
@@ -543,7 +549,7 @@ class Store:
         return {statement.member_id for statement in statements if statement.certificate in later}
 
     def _held_head(self, ref: ChangeRef) -> HeldHead:
-        return HeldHead(self.history.logs[ref.log].log_id, ref.seq + 1, self.history.hash_at(ref))
+        return HeldHead(self.history.logs[ref.log].origin, ref.seq + 1, self.history.hash_at(ref))
 
     # -- applying ------------------------------------------------------------------------
 

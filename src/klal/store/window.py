@@ -47,7 +47,7 @@ class Window:
         return {
             log.log: (vector.get(log.log, 0), log.applied_length)
             for log in self._history.logs.values()
-            if log.applied_length > vector.get(log.log, 0)
+            if log.applied_length > max(vector.get(log.log, 0), log.start)
         }
 
     def touches(self, unseen: Mapping[int, tuple[int, int]], table_id: bytes) -> bool:
@@ -72,7 +72,7 @@ class Window:
                 if not cells.keys() <= table.by_id.keys():
                     cells = {column: value for column, value in cells.items() if column in table.by_id}
                 order = order_key(self._history, log, stored)
-                found.append(Write(change, order, kind, life, cells, is_final, log.log_id))
+                found.append(Write(change, order, kind, life, cells, is_final, log.origin))
         return found
 
     def _read(

@@ -621,8 +621,9 @@ class Writer:
         own = self.own
         assert own is not None, "a write transaction has a log to write to"
         for position, made in edits.items():
-            put = Put(own.log.log_id, self._next_seq(own))
-            self._rows.local_edits(table, key, table.columns[position].column_id, str(old[position]), made, put)
+            put = Put(own.log.log, self._next_seq(own))
+            column_id, was = table.columns[position].column_id, str(old[position])
+            self._rows.local_edits(table, key, column_id, was, made, put, own.log.origin)
         return row
 
     def _next_seq(self, own: OwnLog) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from klal.errors import KlalError, RefusedError
 from klal.sync.session import Ended, Session
-from klal.sync.station import Arrival, PartLeaves, PartSlice, Receipts, Roots, Run, Station
+from klal.sync.station import Arrival, LogState, PartLeaves, PartSlice, Receipts, Roots, Run, Station
 
 REFUSED_COUNT_MAX = 1000  # A side that breaks more rules than this is not worth the wait.
 # Settled this often within one turn, so that a power cut costs no more than this.
@@ -33,7 +33,7 @@ class Traffic:
     """What went one way.
 
     Shape:
-        change_count: headers accepted.
+        change_count: headers accepted, in runs that were not here whole.
         payload_count: changes of which payload arrived, and which are whole now.
         byte_count: bytes of frames.
     """
@@ -51,7 +51,6 @@ class Outcome:
         equal: both sides said that they want nothing more, and hold the same now.
         is_finished: False when it was cut.
         refused: one sentence for each thing refused, on either side.
-        disagreements: logs of which the two sides hold different headers under one number.
         roots: of `mine`, at the end.
     """
 
@@ -60,7 +59,6 @@ class Outcome:
     equal: bool
     is_finished: bool
     refused: tuple[str, ...]
-    disagreements: tuple[bytes, ...]
     roots: Roots
 
 
@@ -94,7 +92,6 @@ class _Side:
     payload_count: int = 0
     unsettled_size: int = 0
     refused: list[str] = field(default_factory=list)
-    disagreements: dict[bytes, None] = field(default_factory=dict)
     ended: Ended | None = None
 
     def __post_init__(self) -> None:
@@ -140,6 +137,7 @@ class _Side:
                 self._take(each)
 
     def _take(self, arrival: Arrival) -> None:
+        was_held = isinstance(arrival, Run) and self._holds(arrival)
         try:
             self.station.take(arrival)
         except RefusedError as error:
@@ -152,7 +150,8 @@ class _Side:
             return
         match arrival:
             case Run():
-                self.change_count += len(arrival.headers)
+                if not was_held and self._holds(arrival):
+                    self.change_count += len(arrival.headers)
             case PartLeaves() | PartSlice():
                 seqs = self.seqs.setdefault(arrival.log_id, set())
                 if arrival.seq not in seqs:
@@ -161,13 +160,17 @@ class _Side:
             case Receipts():
                 pass
 
+    def _holds(self, run: Run) -> bool:
+        seal = run.seal
+        return self.station.holds(
+            LogState(run.log_id, run.member_id, run.incarnation, seal.length, seal.head_hash, payload_length=0)
+        )
+
     def _refuse(self, arrival: Arrival, error: RefusedError) -> None:
         self.refused.append(str(error))
         match arrival:
             case Run():
                 self.session.refuse(arrival.log_id)
-                if error.rule in {"LOG-3", "LOG-4"}:
-                    self.disagreements[arrival.log_id] = None
             case PartLeaves() | PartSlice():
                 # Every payload is judged against its own header, so the log's others may be fine.
                 self.session.refuse(arrival.log_id, arrival.seq)
@@ -183,12 +186,13 @@ class _Side:
         """Return how many of the payloads that arrived are whole now."""
         if not self.seqs:
             return 0
-        lengths = {log.log_id: log.length for log in self.station.logs()}
-        count = 0
-        for log_id, seqs in self.seqs.items():
-            gaps = self.station.payload_gaps(log_id, lengths.get(log_id, 0))
-            count += len(seqs) - sum(1 for gap in gaps for seq in gap if seq in seqs)
-        return count
+        lacking: set[tuple[bytes, int]] = set()  # Of a forked log, two branches may lack what they share.
+        for log in self.station.logs():
+            origin = log.origin(self.station.space_id)
+            seqs = self.seqs.get(origin)
+            if seqs:
+                lacking.update((origin, seq) for gap in self.station.payload_gaps(log) for seq in gap if seq in seqs)
+        return sum(map(len, self.seqs.values())) - len(lacking)
 
 
 @dataclass(slots=True)
@@ -261,18 +265,13 @@ class _Drive:
 
     def _outcome(self) -> Outcome:
         mine, theirs = self.mine, self.theirs
-        disagreements = dict(mine.disagreements) | theirs.disagreements
-        for side in (mine, theirs):
-            if side.ended is not None:
-                disagreements.update(dict.fromkeys(side.ended.disagreements))
         is_finished = mine.session.is_over and theirs.session.is_over
         equal = all(side.ended is not None and side.ended.equal for side in (mine, theirs))
         return Outcome(
             sent=Traffic(theirs.change_count, theirs.whole_payload_count(), theirs.byte_count),
             received=Traffic(mine.change_count, mine.whole_payload_count(), mine.byte_count),
-            equal=equal and is_finished and not disagreements,
+            equal=equal and is_finished,
             is_finished=is_finished,
             refused=(*mine.refused, *theirs.refused),
-            disagreements=tuple(sorted(disagreements)),
             roots=mine.station.roots(),
         )

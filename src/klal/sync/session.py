@@ -83,11 +83,9 @@ class Ended:
 
     Shape:
         equal: known and held are now the same on both sides.
-        disagreements: logs of which both hold equally many headers, but different ones.
     """
 
     equal: bool
-    disagreements: tuple[bytes, ...]
 
 
 @dataclass(slots=True)
@@ -156,7 +154,6 @@ class Session:
         self._want_payloads: WantPayloads | None = None
         self._refused_logs: set[bytes] = set()
         self._refused_seqs: dict[bytes, set[int]] = {}
-        self._disagreements: dict[bytes, None] = {}
         self.headers_asked_count = 0
         """Headers asked for so far, for a progress bar."""
         self.payloads_asked_count = 0
@@ -291,7 +288,7 @@ class Session:
         if headers is not None:
             for span in headers.spans:
                 for run in self._station.runs(span.log_id, span.start, span.stop):
-                    yield from _header_pieces(run)
+                    yield from _header_pieces(span.log_id, run)
         if payloads is not None:
             held = {(begun.log_id, begun.seq, begun.table_id): begun.slice_count for begun in payloads.begun}
             for log_id, spans in _by_log(payloads.spans):
@@ -321,14 +318,15 @@ class Session:
         self._answer = _Answer()
         if not (self._own_takes and self._has_logs):
             return None
-        own = {log.log_id: log for log in self._station.logs()}
-        self._compare(own)
+        own: dict[bytes, int] = {}  # log -> how long the longest of its branches here is
+        for log in self._station.logs():
+            own[self._origin(log)] = max(log.length, own.get(self._origin(log), 0))
         roots = self._station.roots()
         headers = list(self._header_wants(own))
         fresh = self._pick(headers, roots, again=False)
         if fresh:
             return self._ask_headers(fresh)
-        payloads = list(self._payload_wants(own))
+        payloads = list(self._payload_wants())
         fresh = self._pick(payloads, roots, again=False)
         if fresh:
             return self._ask_payloads(fresh)
@@ -342,9 +340,13 @@ class Session:
     def _pick(self, wants: list[_Want], roots: Roots, *, again: bool) -> list[_Want]:
         """Return at most a turn's worth: those never asked, or those asked before something moved."""
         picked: list[_Want] = []
+        branches: dict[bytes, bytes] = {}  # Of a forked log one branch a turn: what they share comes once.
         for want in wants:
             asked = self._asked.get(want.key)
             if (asked is None) != again and (asked is None or _has_moved(asked, roots)):
+                log_id = want.span.log_id
+                if branches.setdefault(self._origin(self._logs[log_id]), log_id) != log_id:
+                    continue
                 picked.append(want)
                 if len(picked) == WANT_COUNT_MAX:
                     break
@@ -365,34 +367,39 @@ class Session:
         begun = tuple(begun for want in wants for begun in want.begun)[:WANT_COUNT_MAX]
         return WantPayloads(spans, begun)
 
-    def _compare(self, own: dict[bytes, LogState]) -> None:
-        for theirs in self._logs.values():
-            mine = own.get(theirs.log_id)
-            if mine is not None and mine.length == theirs.length and mine.head_hash != theirs.head_hash:
-                self._disagreements[theirs.log_id] = None
+    def _is_out(self, log: LogState) -> bool:
+        return bool(self._refused_logs) and self._origin(log) in self._refused_logs
 
-    def _is_out(self, log_id: bytes) -> bool:
-        return log_id in self._refused_logs or log_id in self._disagreements
+    def _origin(self, log: LogState) -> bytes:
+        return log.origin(self._station.space_id)
 
-    def _header_wants(self, own: dict[bytes, LogState]) -> Iterator[_Want]:
+    def _header_wants(self, own: dict[bytes, int]) -> Iterator[_Want]:
         for theirs in self._logs.values():
-            length = own[theirs.log_id].length if theirs.log_id in own else 0
-            if theirs.length > length and not self._is_out(theirs.log_id):
-                yield _Want(Span(theirs.log_id, length, theirs.length))
+            if not self._is_out(theirs) and not self._station.holds(theirs):
+                start = self._start(theirs, own.get(self._origin(theirs), 0))
+                yield _Want(Span(theirs.log_id, start, theirs.length))
 
-    def _payload_wants(self, own: dict[bytes, LogState]) -> Iterator[_Want]:
+    def _start(self, theirs: LogState, length: int) -> int:
+        """Return from where to ask for the headers of a log of which `length` are here, on whatever branch.
+
+        Most often theirs goes on where ours ends. If they have nothing that ours goes on from,
+        the two have forked somewhere below, and each question reaches four times as far down.
+        """
+        start = length if length < theirs.length else max(0, theirs.length - SEAL_EVERY_COUNT)
+        while start and _Want(Span(theirs.log_id, start, theirs.length)).key in self._asked:
+            start = max(0, theirs.length - 4 * (theirs.length - start))
+        return start
+
+    def _payload_wants(self) -> Iterator[_Want]:
         for theirs in self._logs.values():
-            mine = own.get(theirs.log_id)
-            if mine is None or self._is_out(theirs.log_id):
+            if self._is_out(theirs) or not self._station.holds(theirs):
                 continue
+            origin = self._origin(theirs)
+            refused = self._refused_seqs.get(origin, set())
             # Also beyond the prefix they state: what lies behind a gap may be here or there.
-            stop = min(mine.length, theirs.length)
-            if mine.payload_length >= stop:
-                continue
-            refused = self._refused_seqs.get(theirs.log_id, set())
-            for gap in self._station.payload_gaps(theirs.log_id, stop):
+            for gap in self._station.payload_gaps(theirs):
                 for start, end in _without(gap, refused):
-                    begun = self._station.parts_begun(theirs.log_id, start, end)
+                    begun = self._station.parts_begun(theirs, start, end)
                     lines = (Begun(theirs.log_id, part.seq, part.table_id, part.slice_count) for part in begun)
                     yield _Want(Span(theirs.log_id, start, end), tuple(lines), is_payload=True)
 
@@ -483,27 +490,29 @@ class Session:
         headers = (*answer.pieces, *piece.headers)
         start, want[0] = want[0], want[0] + count
         answer.pieces.clear()
-        if log_id in self._refused_logs:
-            return []
         stated = self._logs[log_id]
+        origin = self._origin(stated)
+        if origin in self._refused_logs:
+            return []
         head_hash = header_hash(self._station.space_id, headers[-1])
-        seal = Seal(log_id, start + count, head_hash, piece.signature)
-        return [Run(log_id, stated.member_id, stated.incarnation, start, headers, seal)]
+        seal = Seal(origin, start + count, head_hash, piece.signature)
+        return [Run(origin, stated.member_id, stated.incarnation, start, headers, seal)]
 
     def _hear_leaves(self, leaves: Leaves) -> list[Arrival | Ended]:
         place = (leaves.seq, leaves.table_id, -1)
         self._check_payload(leaves.log_id, [place])
-        if self._is_refused(leaves.log_id, leaves.seq):
+        origin = self._origin(self._logs[leaves.log_id])
+        if origin in self._refused_logs or leaves.seq in self._refused_seqs.get(origin, ()):
             return []
-        return [PartLeaves(leaves.log_id, leaves.seq, leaves.table_id, leaves.leaves)]
+        return [PartLeaves(origin, leaves.seq, leaves.table_id, leaves.leaves)]
 
     def _hear_slices(self, batch: Slices) -> list[Arrival | Ended]:
         self._check_payload(batch.log_id, [(line.seq, batch.tables[line.table], line.index) for line in batch.slices])
-        log_id, tables = batch.log_id, batch.tables
-        refused = self._refused_seqs.get(log_id, ())
+        origin, tables = self._origin(self._logs[batch.log_id]), batch.tables
+        refused = self._refused_seqs.get(origin, ())
         return [
-            PartSlice(log_id, line.seq, tables[line.table], line.index, line.data)
-            for line in (batch.slices if log_id not in self._refused_logs else ())
+            PartSlice(origin, line.seq, tables[line.table], line.index, line.data)
+            for line in (batch.slices if origin not in self._refused_logs else ())
             if line.seq not in refused
         ]
 
@@ -520,9 +529,6 @@ class Session:
                 raise RefusedError(f"payload of {log_id.hex()[:8]}:{place[0]} was not asked for", rule="SYN-6")
             last = place
         self._answer.last[log_id] = last
-
-    def _is_refused(self, log_id: bytes, seq: int) -> bool:
-        return log_id in self._refused_logs or seq in self._refused_seqs.get(log_id, ())
 
     def _hear_want(self, want: WantHeaders | WantPayloads) -> list[Arrival | Ended]:
         # One of either a turn: what does not fit waits for the next.
@@ -575,8 +581,7 @@ class Session:
         self._has_ended = True
         self._is_my_turn = not self._ended
         roots = self._station.roots()
-        is_equal = roots.known == end.known and roots.held == end.held and not self._disagreements
-        return [Ended(is_equal, tuple(self._disagreements))]
+        return [Ended(roots.known == end.known and roots.held == end.held)]
 
 
 @dataclass(slots=True)
@@ -605,18 +610,18 @@ class _Batch:
             yield message
 
 
-def _header_pieces(run: Run) -> Iterator[HeaderPiece]:
+def _header_pieces(log_id: bytes, run: Run) -> Iterator[HeaderPiece]:
     piece: list[bytes] = []
     size = 0
     start = run.start
     for header in run.headers:
         if piece and size + len(header) > _BATCH_SIZE:
-            yield HeaderPiece(run.log_id, start, tuple(piece), b"")
+            yield HeaderPiece(log_id, start, tuple(piece), b"")
             start += len(piece)
             piece, size = [], 0
         piece.append(header)
         size += len(header)
-    yield HeaderPiece(run.log_id, start, tuple(piece), run.seal.signature)
+    yield HeaderPiece(log_id, start, tuple(piece), run.seal.signature)
 
 
 def _by_log(spans: Iterable[Span]) -> Iterator[tuple[bytes, list[Span]]]:

@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 
 from klal.model.frontier import Frontier
+from klal.model.keys import log_id_of
 from klal.model.receipt import Receipt, receipts_root
 from klal.model.seal import Seal
 
@@ -39,11 +40,12 @@ class Roots:
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """How much of one log a station holds.
+    """How much of one log a station holds; of a log that forked there is one for each end that it has.
 
     Shape:
-        member_id, incarnation: hash, with the space, to log_id.
-        length, head_hash: sealed headers held; length >= 1.
+        log_id: what its station calls it: a log, or a branch of one (LOG-7).
+        member_id, incarnation: hash, with the space, to the log that its headers were signed for.
+        length, head_hash: sealed headers held, from the beginning of that log; length >= 1.
         payload_length: the prefix of changes whose payload is here whole, <= length.
     """
 
@@ -54,12 +56,17 @@ class LogState:
     head_hash: bytes
     payload_length: int
 
+    def origin(self, space_id: bytes) -> bytes:
+        """Return the log that its headers were signed for."""
+        return log_id_of(space_id, self.member_id, self.incarnation)
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """Consecutive headers of one log, ending exactly where a seal signs.
 
     Shape:
+        log_id: the log they were signed for, whatever became of it.
         start: seq of the first.
         headers: encoded headers, at least one, at most SEAL_EVERY_COUNT.
         seal: at length start + len(headers).
@@ -84,7 +91,10 @@ class PartLeaves:
 
 
 class PartSlice(msgspec.Struct, frozen=True):
-    """One slice of one part of one payload, at most SLICE_SIZE bytes."""
+    """One slice of one part of one payload, at most SLICE_SIZE bytes.
+
+    In a log that forked several headers bear one number: a slice is of those that its hash fits.
+    """
 
     log_id: bytes
     seq: int
@@ -132,18 +142,22 @@ class Station(Protocol):
         """Return the three roots as of now."""
 
     def logs(self) -> list[LogState]:
-        """Return every log held, an inviter's before those it invited."""
+        """Return every log held, an inviter's before those it invited; of a forked one each branch that ends."""
+
+    def holds(self, log: LogState) -> bool:
+        """True when all headers of this prefix are here, whatever the log is called."""
 
     def runs(self, log_id: bytes, start: int, stop: int) -> Iterator[Run]:
-        """Yield the headers [start, stop) as runs; `stop` is a sealed length.
+        """Yield the headers [start, stop) up to this log's end as runs; `stop` is a sealed length.
 
+        `log_id` is one that `logs` gave, and goes on to mean what it meant then.
         `start` need not be one: the first run begins there and ends at the next seal.
         """
 
-    def payload_gaps(self, log_id: bytes, stop: int) -> list[range]:
-        """Return the seqs below `stop` whose header is here and whose payload is not."""
+    def payload_gaps(self, log: LogState) -> list[range]:
+        """Return the seqs of this prefix whose payload is not here; none where not all of its headers are."""
 
-    def parts_begun(self, log_id: bytes, start: int, stop: int) -> list[PartBegun]:
+    def parts_begun(self, log: LogState, start: int, stop: int) -> list[PartBegun]:
         """Return, for payloads of [start, stop) that are not whole, the parts with slices here.
 
         In ascending order. They are not sent again, so a cut part is resumed.

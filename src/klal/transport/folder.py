@@ -50,6 +50,7 @@ from klal.model.receipt import Receipt
 from klal.model.seal import SEAL_EVERY_COUNT, Seal
 from klal.rules.admit import (
     Admission,
+    Link,
     admit_run,
     check_chain,
     check_leaves,
@@ -57,6 +58,8 @@ from klal.rules.admit import (
     slice_count_of,
     slice_size_of,
 )
+from klal.rules.branches import Branch, Strand, branches_of
+from klal.rules.merge import ChangeRef
 from klal.sync.station import (
     Arrival,
     LogState,
@@ -125,10 +128,13 @@ class _Place:
 
 @dataclass(slots=True)
 class _Log:
-    """One log as the folder holds it, what is not written yet included.
+    """One log as the folder holds it, what is not written yet included; of a forked log, one strand.
 
     Shape:
-        data, hashes, parts: per header, by number.
+        log_id: the log that its headers were signed for.
+        index: its place among the log's strands; `below` is the one that its first header goes on from, at `start`.
+        name: what the branch that ends with it is called, once it has been stated.
+        data, hashes, parts: per header, from number `start` on.
         places: seq -> where its slices lie; a seq may lie in several items.
         gaps: numbers whose payload is not whole.
         waiting: checked runs whose predecessor has not been seen.
@@ -138,6 +144,10 @@ class _Log:
     member_id: bytes
     incarnation: bytes
     rank: int
+    index: int = 0
+    below: _Log | None = None
+    start: int = 0
+    name: bytes = b""
     data: list[bytes] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
     parts: list[tuple[Part, ...]] = field(default_factory=list)
@@ -149,16 +159,36 @@ class _Log:
     new_slices: list[PartSlice] = field(default_factory=list)
 
     @property
-    def head(self) -> Head | None:
-        return Head(len(self.hashes), self.hashes[-1]) if self.hashes else None
+    def length(self) -> int:
+        return self.start + len(self.hashes)
 
     @property
     def payload_length(self) -> int:
-        return min(self.gaps, default=len(self.hashes))
+        """The prefix whose payloads are whole, with what lies below."""
+        length = min(self.gaps, default=self.length)
+        if self.below is None:
+            return length
+        below = self.below.payload_length
+        return below if below < self.start else length
+
+    def hash_at(self, seq: int) -> bytes:
+        return self.hashes[seq - self.start]
 
     def part_of(self, seq: int, table_id: bytes) -> Part | None:
-        parts = self.parts[seq] if seq < len(self.parts) else ()
-        return next((part for part in parts if part.table_id == table_id), None)
+        return next((part for part in self.parts_at(seq) if part.table_id == table_id), None)
+
+    def parts_at(self, seq: int) -> tuple[Part, ...]:
+        return self.parts[seq - self.start] if self.start <= seq < self.length else ()
+
+    def path(self, stop: int) -> list[tuple[_Log, int, int]]:
+        """Return where the first `stop` changes lie: (strand, start, stop), in order."""
+        found: list[tuple[_Log, int, int]] = []
+        log: _Log | None = self
+        while log is not None:
+            if stop > log.start:
+                found.append((log, log.start, stop))
+            stop, log = min(stop, log.start), log.below
+        return found[::-1]
 
     def slices_here(self, seq: int, part: Part) -> set[int]:
         here: set[int] = set()
@@ -169,9 +199,9 @@ class _Log:
 
     def weigh(self, seq: int) -> None:
         """Note whether the payload of `seq` is whole."""
-        if seq >= len(self.parts):
+        if not self.start <= seq < self.length:
             return
-        if all(len(self.slices_here(seq, part)) == slice_count_of(part) for part in self.parts[seq]):
+        if all(len(self.slices_here(seq, part)) == slice_count_of(part) for part in self.parts_at(seq)):
             self.gaps.discard(seq)
         else:
             self.gaps.add(seq)
@@ -199,7 +229,8 @@ class FolderStation:
 
     def _forget(self) -> None:
         """Go back to knowing nothing, so that the folder alone says what is there."""
-        self._logs: dict[bytes, _Log] = {}
+        self._strands: dict[bytes, list[_Log]] = {}
+        self._named: dict[bytes, _Log] = {}
         self._newest: dict[bytes, Receipt] = {}
         self._new_receipts: dict[bytes, Receipt] = {}
         self._damaged: dict[str, str] = {}
@@ -229,57 +260,79 @@ class FolderStation:
         self._refresh()
         known: dict[bytes, Head] = {}
         held: dict[bytes, Head] = {}
-        for log in self._in_order():
-            known[log.log_id] = Head(len(log.hashes), log.hashes[-1])
-            if length := log.payload_length:
-                held[log.log_id] = Head(length, log.hashes[length - 1])
+        for log_id, strands in self._strands.items():
+            known.update(_heads(log_id, strands, {log.index: log.length for log in strands}))
+            whole = {log.index: length for log in strands if (length := log.payload_length) > log.start}
+            held.update(_heads(log_id, strands, whole))
         return roots_of(Frontier(known), Frontier(held), self._newest)
 
     def logs(self) -> list[LogState]:
         self._refresh()
+        for log_id, strands in self._strands.items():
+            self._named[log_id] = strands[0]
+            for branch in _branches(log_id, strands, {log.index: log.length for log in strands}):
+                # Where a fork has been found, what has no end of its own lies below the others.
+                log = strands[branch.last.log]
+                if branch.last.seq == log.length - 1:
+                    log.name = branch.log_id
+                    self._named[log.name] = log
         return [
-            LogState(log.log_id, log.member_id, log.incarnation, len(log.hashes), log.hashes[-1], log.payload_length)
+            LogState(log.name, log.member_id, log.incarnation, log.length, log.hashes[-1], log.payload_length)
             for log in self._in_order()
         ]
 
-    def runs(self, log_id: bytes, start: int, stop: int) -> Iterator[Run]:
-        log = self._logs[log_id]
-        for length in sorted(log.seals):
-            if start < length <= stop:
-                yield Run(
-                    log_id, log.member_id, log.incarnation, start, tuple(log.data[start:length]), log.seals[length]
-                )
-                start = length
+    def holds(self, log: LogState) -> bool:
+        return self._find(log) is not None
 
-    def payload_gaps(self, log_id: bytes, stop: int) -> list[range]:
-        log = self._logs.get(log_id)
+    def _find(self, log: LogState) -> _Log | None:
+        """Return the strand that holds the head of this prefix."""
+        for strand in self._strands.get(log.origin(self._space_id), ()):
+            if strand.start < log.length <= strand.length and strand.hash_at(log.length - 1) == log.head_hash:
+                return strand
+        return None
+
+    def runs(self, log_id: bytes, start: int, stop: int) -> Iterator[Run]:
+        waiting: list[bytes] = []  # Headers of a branch may lie below it, and their seal in it.
+        for log, first, end in self._named[log_id].path(stop):
+            at = max(start, first)
+            for length in sorted(log.seals):
+                if at < length <= end:
+                    headers = (*waiting, *log.data[at - first : length - first])
+                    begin = length - len(headers)
+                    yield Run(log.log_id, log.member_id, log.incarnation, begin, headers, log.seals[length])
+                    waiting, at = [], length
+            waiting += log.data[at - first : end - first]
+
+    def payload_gaps(self, log: LogState) -> list[range]:
+        strand = self._find(log)
         gaps: list[range] = []
-        for seq in sorted(log.gaps) if log is not None else ():
-            if seq >= stop:
-                break
-            if gaps and gaps[-1].stop == seq:
-                gaps[-1] = range(gaps[-1].start, seq + 1)
-            else:
-                gaps.append(range(seq, seq + 1))
+        for each, start, stop in () if strand is None else strand.path(log.length):
+            for seq in sorted(seq for seq in each.gaps if start <= seq < stop):
+                if gaps and gaps[-1].stop == seq:
+                    gaps[-1] = range(gaps[-1].start, seq + 1)
+                else:
+                    gaps.append(range(seq, seq + 1))
         return gaps
 
-    def parts_begun(self, log_id: bytes, start: int, stop: int) -> list[PartBegun]:
-        log = self._logs[log_id]
+    def parts_begun(self, log: LogState, start: int, stop: int) -> list[PartBegun]:
+        strand = self._find(log)
         begun: list[PartBegun] = []
-        for seq in sorted(seq for seq in log.places.keys() & log.gaps if start <= seq < stop):
-            for part in log.parts[seq]:
-                here = log.slices_here(seq, part)
-                count = next(index for index in range(len(here) + 1) if index not in here)
-                if count:
-                    begun.append(PartBegun(seq, part.table_id, count))
+        for each, first, end in () if strand is None else strand.path(log.length):
+            inside = range(max(start, first), min(stop, end))
+            for seq in sorted(seq for seq in each.places.keys() & each.gaps if seq in inside):
+                for part in each.parts_at(seq):
+                    here = each.slices_here(seq, part)
+                    count = next(index for index in range(len(here) + 1) if index not in here)
+                    if count:
+                        begun.append(PartBegun(seq, part.table_id, count))
         return begun
 
     def payloads(self, log_id: bytes, start: int, stop: int) -> Iterator[PartLeaves | PartSlice]:
-        log = self._logs[log_id]
-        for seq in range(start, min(stop, len(log.parts))):
-            if seq in log.places:
-                for part in log.parts[seq]:
-                    yield from self._part(log, seq, part)
+        for log, first, end in self._named[log_id].path(stop):
+            for seq in range(max(start, first), min(end, log.length)):
+                if seq in log.places:
+                    for part in log.parts_at(seq):
+                        yield from self._part(log, seq, part)
 
     def receipts(self) -> list[Receipt]:
         self._refresh()
@@ -287,7 +340,10 @@ class FolderStation:
 
     def _in_order(self) -> list[_Log]:
         # By rank an inviter comes before those it invited; ties are of logs that know nothing of each other.
-        return sorted((log for log in self._logs.values() if log.hashes), key=lambda log: (log.rank, log.log_id))
+        return sorted(self._all(), key=lambda log: (log.rank, log.log_id, log.index))
+
+    def _all(self) -> list[_Log]:
+        return [log for strands in self._strands.values() for log in strands]
 
     # Taking.
 
@@ -315,46 +371,77 @@ class FolderStation:
 
     def _take_run(self, run: Run) -> None:
         links = check_chain(self._space_id, run)
-        log = self._logs.get(run.log_id)
-        if log is None:
-            rank = 1 + max((other.rank for other in self._logs.values()), default=0)
-            log = _Log(run.log_id, run.member_id, run.incarnation, rank)
-        verdict, new = admit_run(run.log_id, log.head, log.hashes.__getitem__, links)
-        if verdict is not Admission.APPEND:
-            return
-        self._logs[run.log_id] = log
-        start = new[0].header.seq
-        data = tuple(link.data for link in new)
-        log.new_runs.append(Run(run.log_id, run.member_id, run.incarnation, start, data, run.seal))
-        self._pending_size += sum(map(len, data))
-        _extend(log, [(link.data, link.hash, link.header.parts) for link in new], run.seal)
+        rank = 1 + max((log.rank for log in self._all()), default=0)
+        log, new = self._fit(run, links, rank)
+        if log is not None and new:
+            start = new[0].header.seq
+            data = tuple(link.data for link in new)
+            log.new_runs.append(Run(run.log_id, run.member_id, run.incarnation, start, data, run.seal))
+            self._pending_size += sum(map(len, data))
+
+    def _fit(self, run: Run, links: list[Link], rank: int) -> tuple[_Log | None, list[Link]]:
+        """Put a checked run where it belongs; return its strand, if what lies before it is here, and what was new."""
+        strands = self._strands.get(run.log_id, [])
+        verdict, place, new, is_fork = admit_run(_Shelf(strands), links)
+        if verdict is Admission.WAIT:
+            return None, []
+        if place is None or is_fork:
+            below, start = (None, 0) if place is None else (strands[place.log], place.seq + 1)
+            log = _Log(run.log_id, run.member_id, run.incarnation, rank, len(strands), below, start)
+            self._strands.setdefault(run.log_id, strands).append(log)
+        else:
+            log = strands[place.log]
+        for link in new:
+            log.data.append(link.data)
+            log.hashes.append(link.hash)
+            log.parts.append(link.header.parts)
+            log.weigh(link.header.seq)
+        log.seals[run.seal.length] = run.seal
+        return log, new
 
     def _take_leaves(self, arrival: PartLeaves) -> None:
-        log, part = self._named(arrival)
-        check_leaves(part, arrival.leaves)
-        log.leaves[arrival.seq, arrival.table_id] = arrival.leaves
+        def keep(log: _Log, part: Part) -> None:
+            check_leaves(part, arrival.leaves)
+            log.leaves[arrival.seq, arrival.table_id] = arrival.leaves
+
+        self._keep(arrival, keep)
 
     def _take_slice(self, arrival: PartSlice) -> None:
-        log, part = self._named(arrival)
-        leaves = self._leaves(log, arrival.seq, part) if slice_count_of(part) > 1 else None
-        check_slice(part, leaves, arrival.index, arrival.data)
-        if arrival.index in log.slices_here(arrival.seq, part):
-            return
-        place = _Place("", arrival.table_id, arrival.index, 1, 0, 0, arrival.data)
-        log.places.setdefault(arrival.seq, []).append(place)
-        log.new_slices.append(arrival)
-        log.weigh(arrival.seq)
-        self._pending_size += len(arrival.data)
+        def keep(log: _Log, part: Part) -> None:
+            leaves = self._leaves(log, arrival.seq, part) if slice_count_of(part) > 1 else None
+            check_slice(part, leaves, arrival.index, arrival.data)
+            if arrival.index in log.slices_here(arrival.seq, part):
+                return
+            place = _Place("", arrival.table_id, arrival.index, 1, 0, 0, arrival.data)
+            log.places.setdefault(arrival.seq, []).append(place)
+            log.new_slices.append(arrival)
+            log.weigh(arrival.seq)
+            self._pending_size += len(arrival.data)
 
-    def _named(self, arrival: PartLeaves | PartSlice) -> tuple[_Log, Part]:
-        log = self._logs.get(arrival.log_id)
-        part = log.part_of(arrival.seq, arrival.table_id) if log is not None else None
-        if log is None or part is None:
-            raise RefusedError(
-                f"no header of {arrival.log_id.hex()[:8]}:{arrival.seq} names table {arrival.table_id.hex()[:8]}",
-                rule="PAY-6",
-            )
-        return log, part
+        self._keep(arrival, keep)
+
+    def _keep(self, arrival: PartLeaves | PartSlice, keep: Callable[[_Log, Part], None]) -> None:
+        """Keep a piece for each header that it fits: in a forked log several bear one number."""
+        refusals: list[RefusedError] = []
+        is_kept = False
+        for log in self._strands.get(arrival.log_id, ()):
+            part = log.part_of(arrival.seq, arrival.table_id)
+            if part is None:
+                continue
+            try:
+                keep(log, part)
+            except RefusedError as error:
+                refusals.append(error)
+            else:
+                is_kept = True
+        if is_kept:
+            return
+        if refusals:
+            raise refusals[0]
+        raise RefusedError(
+            f"no header of {arrival.log_id.hex()[:8]}:{arrival.seq} names table {arrival.table_id.hex()[:8]}",
+            rule="PAY-6",
+        )
 
     def _take_receipts(self, arrival: Receipts) -> None:
         for receipt in arrival.receipts:
@@ -364,7 +451,7 @@ class FolderStation:
             newest = self._newest.get(log_id)
             # A receipt that repeats what an older one says, with a later clock, is not worth
             # a file: a folder that is synced daily would grow by one a day for every member.
-            if log_id in self._logs and (newest is None or _says_more(receipt, newest)):
+            if log_id in self._strands and (newest is None or _says_more(receipt, newest)):
                 self._newest[log_id] = self._new_receipts[log_id] = receipt
 
     # Reading the folder.
@@ -485,34 +572,35 @@ class FolderStation:
         for path, rank, run in sorted(runs, key=lambda item: (item[2].log_id, item[2].start, item[0])):
             try:
                 links = check_chain(self._space_id, run)
-                log = self._logs.get(run.log_id) or _Log(run.log_id, run.member_id, run.incarnation, rank)
-                verdict, new = admit_run(run.log_id, log.head, log.hashes.__getitem__, links)
+                log, _ = self._fit(run, links, rank)
             except RefusedError as error:
                 self._spoil(path, str(error))
                 continue
-            if verdict is Admission.WAIT:
+            if log is None:
                 # Looked at again with every refresh, until what lies before it has come.
                 self._good.pop(path, None)
                 continue
             log.rank = min(log.rank, rank)
-            self._logs[run.log_id] = log
-            _extend(log, [(link.data, link.hash, link.header.parts) for link in new], run.seal)
 
     def _load_payloads(self, path: str, head: ItemHead) -> None:
         if path.upper() in self._noted:
             raise DamagedItem("was found damaged by a reader")
         index = unpack(head.index, PayloadsIndex, "item of payloads", PAYLOAD_INDEX_SIZE_MAX)
         _check_index(index, head.body_size)
-        log = self._logs.get(head.log_id)
-        if log is None:
+        last = max(entry.seq for entry in index.entries)
+        strands = self._strands.get(head.log_id, ())
+        found = [log for log in strands if log.start <= last < log.length and log.hash_at(last) == index.head]
+        if not found:
             # Its headers may come later: look again then.
             self._good.pop(path, None)
             return
+        path_below = found[0].path(last + 1)
         offset = head.body_start
         for entry in index.entries:
             table_id = index.tables[entry.table]
             place = _Place(path, table_id, entry.first, entry.count, entry.leaf_count, offset)
             offset += entry.size
+            log = next(log for log, start, stop in path_below if start <= entry.seq < stop)
             log.places.setdefault(entry.seq, []).append(place)
             log.weigh(entry.seq)
 
@@ -524,7 +612,7 @@ class FolderStation:
         if receipt.log_id(self._space_id) != head.log_id or receipt.statement.number & 0xFFFFFFFF != number:
             raise DamagedItem("holds a receipt of another log or number")
         newest = self._newest.get(head.log_id)
-        if head.log_id in self._logs and (newest is None or newest.statement.number < receipt.statement.number):
+        if head.log_id in self._strands and (newest is None or newest.statement.number < receipt.statement.number):
             self._newest[head.log_id] = receipt
 
     # Payload bytes.
@@ -599,7 +687,7 @@ class FolderStation:
         return data
 
     def _find_damaged(self, path: str, reason: str) -> None:
-        for log in self._logs.values():
+        for log in self._all():
             if any(place.path == path for places in log.places.values() for place in places) and os.path.lexists(path):
                 self._to_note[path] = log.log_id
         self._drop(path, reason)
@@ -607,7 +695,7 @@ class FolderStation:
     def _drop(self, path: str, reason: str) -> None:
         """Forget what an item brought, and count it for nothing."""
         self._spoil(path, reason)
-        for log in self._logs.values():
+        for log in self._all():
             for seq, places in list(log.places.items()):
                 left = [place for place in places if place.path != path]
                 if len(left) != len(places):
@@ -634,7 +722,7 @@ class FolderStation:
             # Whatever was written is found again; whatever was not must not count.
             self._forget()
             raise
-        for log in self._logs.values():
+        for log in self._all():
             # They lie in the items now.
             log.leaves.clear()
         self._new_receipts.clear()
@@ -769,16 +857,45 @@ class _Draft:
         self.size += sum(map(len, pieces))
 
     def finish(self) -> tuple[PayloadsIndex, bytes]:
-        return PayloadsIndex(tuple(self.tables), tuple(self.entries)), b"".join(self.pieces)
+        head = self.log.hash_at(self.entries[-1].seq)
+        return PayloadsIndex(head, tuple(self.tables), tuple(self.entries)), b"".join(self.pieces)
 
 
-def _extend(log: _Log, new: list[tuple[bytes, bytes, tuple[Part, ...]]], seal: Seal) -> None:
-    for data, hashed, parts in new:
-        log.data.append(data)
-        log.hashes.append(hashed)
-        log.parts.append(parts)
-        log.weigh(len(log.parts) - 1)
-    log.seals[seal.length] = seal
+class _Shelf:
+    """The strands of one log, as `admit_run` asks for them."""
+
+    def __init__(self, strands: Sequence[_Log]) -> None:
+        self._strands = strands
+
+    def find(self, seq: int, hashed: bytes) -> ChangeRef | None:
+        for log in self._strands:
+            if log.start <= seq < log.length and log.hash_at(seq) == hashed:
+                return ChangeRef(log.index, seq)
+        return None
+
+    def after(self, place: ChangeRef | None) -> list[tuple[bytes, ChangeRef]]:
+        below, seq = (None, 0) if place is None else (self._strands[place.log], place.seq + 1)
+        logs = [log for log in self._strands if log.below is below and log.start == seq]
+        if below is not None and below.length > seq:
+            logs.append(below)
+        return [(log.hash_at(seq), ChangeRef(log.index, seq)) for log in logs]
+
+    def seals_below(self, place: ChangeRef | None) -> int:
+        path = [] if place is None else self._strands[place.log].path(place.seq + 1)
+        return max((length for log, _, stop in path for length in log.seals if length <= stop), default=0)
+
+
+def _branches(log_id: bytes, strands: Sequence[_Log], lengths: dict[int, int]) -> list[Branch]:
+    listed = [Strand(log.index, None if log.below is None else log.below.index, log.start) for log in strands]
+    return branches_of(log_id, listed, lengths, lambda ref: strands[ref.log].hash_at(ref.seq))
+
+
+def _heads(log_id: bytes, strands: Sequence[_Log], lengths: dict[int, int]) -> dict[bytes, Head]:
+    """Return what a frontier names of one log (FRN-4)."""
+    branches = _branches(log_id, strands, lengths)
+    return {
+        branch.log_id: Head(branch.length, strands[branch.last.log].hash_at(branch.last.seq)) for branch in branches
+    }
 
 
 def _says_more(receipt: Receipt, newest: Receipt) -> bool:
@@ -788,7 +905,11 @@ def _says_more(receipt: Receipt, newest: Receipt) -> bool:
 
 def _check_index(index: PayloadsIndex, body_size: int) -> None:
     """Return if every entry lies inside the body and has a size its numbers allow."""
-    if len(index.entries) > ENTRY_COUNT_MAX or any(len(table_id) != TABLE_ID_SIZE for table_id in index.tables):
+    if (
+        not 0 < len(index.entries) <= ENTRY_COUNT_MAX
+        or len(index.head) != HASH_SIZE
+        or any(len(table_id) != TABLE_ID_SIZE for table_id in index.tables)
+    ):
         raise MalformedError("index of payloads has a count or size out of bounds", rule="FLD-6")
     for entry in index.entries:
         slices_size = entry.size - entry.leaf_count * HASH_SIZE

@@ -93,8 +93,13 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class PayloadsIndex(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What an item of payloads says: which slices follow in its body, in this order."""
+    """What an item of payloads says: which slices follow in its body, in this order.
 
+    Shape:
+        head: hash of the header of the last entry; a log that forked has several headers under one number.
+    """
+
+    head: bytes
     tables: tuple[bytes, ...]
     entries: tuple[Entry, ...]
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klal.errors import ForkError, LinkError, MalformedError, RefusedError, SignatureError
+from klal.errors import LinkError, MalformedError, RefusedError, SignatureError
 from klal.model.codec import SLICE_SIZE, tree_leaf, tree_root
 from klal.model.frontier import Head
 from klal.model.header import Part
-from klal.model.seal import Seal
+from klal.model.seal import SEAL_EVERY_COUNT, Seal
 from klal.rules.admit import Admission, admit_run, check_chain, check_leaves, check_run, check_slice
 from klal.sync.station import Run
 from tests.helpers.memory_station import SPACE, TABLE, Author, part_leaves, row_bytes, slices_of
@@ -138,13 +138,40 @@ def test_no_changed_byte_of_a_run_passes(data):
         check_chain(SPACE, replace(run, headers=tuple(headers)))
 
 
+class Held:
+    """Headers of one log, by hash: what `admit_run` asks of a station."""
+
+    def __init__(self, *runs: Run) -> None:
+        self.links = {link.hash: link for run in runs for link in check_chain(SPACE, run)}
+        self.lengths = {run.seal.head_hash: run.seal.length for run in runs}
+
+    def find(self, seq: int, hashed: bytes) -> bytes | None:
+        link = self.links.get(hashed)
+        return hashed if link is not None and link.header.seq == seq else None
+
+    def after(self, place: bytes | None) -> list[tuple[bytes, bytes]]:
+        found = [
+            link
+            for link in self.links.values()
+            if link.header.backlink == place or (place is None and link.header.seq == 0)
+        ]
+        return [(link.hash, link.hash) for link in found]
+
+    def seals_below(self, place: bytes | None) -> int:
+        length = 0
+        while place is not None:
+            length = max(length, self.lengths.get(place, 0))
+            link = self.links[place]
+            place = link.header.backlink if link.header.seq else None
+        return length
+
+
 def test_what_is_held_already_is_a_duplicate():
     """T10."""
-    author, run = author_with(3)
+    _, run = author_with(3)
     links = check_chain(SPACE, run)
-    hashes = [link.hash for link in links]
 
-    assert admit_run(author.log_id, Head(3, hashes[-1]), hashes.__getitem__, links) == (Admission.DUPLICATE, [])
+    assert admit_run(Held(run), links) == (Admission.DUPLICATE, links[-1].hash, [], False)
 
 
 def test_a_run_beyond_a_gap_waits():
@@ -152,49 +179,54 @@ def test_a_run_beyond_a_gap_waits():
     author, _ = author_with(3)
     author.seal()
     author.write(b"more")
-    links = check_chain(SPACE, author.run())
 
-    assert admit_run(author.log_id, None, [].__getitem__, links) == (Admission.WAIT, [])
+    fit = admit_run(Held(), check_chain(SPACE, author.run()))
+
+    assert (fit.verdict, fit.fresh) == (Admission.WAIT, [])
 
 
 def test_an_overlapping_run_brings_what_lies_beyond():
-    author, run = author_with(3)
-    links = check_chain(SPACE, run)
-    hashes = [link.hash for link in links]
+    author, short = author_with(2)
+    author.write(b"more")
+    links = check_chain(SPACE, author.run())
 
-    verdict, new = admit_run(author.log_id, Head(2, hashes[1]), hashes.__getitem__, links)
-
-    assert verdict is Admission.APPEND
-    assert [link.header.seq for link in new] == [2]
+    assert admit_run(Held(short), links) == (Admission.APPEND, links[1].hash, links[2:], False)
 
 
-def test_a_second_header_with_the_same_number_is_a_fork():
-    """LOG-4, T8, T15: the evidence holds both."""
-    author, run = author_with(3)
-    _, other = author_with(3, size=9)
-    hashes = [link.hash for link in check_chain(SPACE, run)]
-    links = check_chain(SPACE, other)
+@pytest.mark.parametrize("shared", [0, 1, 2])
+def test_a_second_header_under_one_number_is_a_fork(shared):
+    """LOG-4, T8, T15: found whichever of the two came first."""
+    one, other = author_with(shared)[0], author_with(shared)[0]
+    for author, data in ((one, b"mine"), (other, b"theirs")):
+        author.write(data)
+        author.write(b"more")
+    runs = one.run(), other.run()
+    for held, new in (runs, runs[::-1]):
+        links = check_chain(SPACE, new)
+        below = links[shared - 1].hash if shared else None
 
-    with pytest.raises(ForkError) as caught:
-        admit_run(author.log_id, Head(3, hashes[-1]), hashes.__getitem__, links)
-    assert caught.value.rule == "LOG-4"
-    assert caught.value.evidence == (hashes[0], other.headers[0])
+        assert admit_run(Held(held), links) == (Admission.APPEND, below, links[shared:], True)
+        assert admit_run(Held(held, new), links).verdict is Admission.DUPLICATE
 
 
-def test_a_fork_is_found_before_a_wrong_backlink():
-    """LOG-4 before LOG-3: evidence must not be lost to an earlier exit."""
-    author, _ = author_with(2)
-    author.seal()
-    author.write(b"mine")
-    held = [link.hash for link in check_chain(SPACE, next(author.own.runs(author.log_id, 0, 2)))]
-    held += [link.hash for link in check_chain(SPACE, author.run())]
-    other, _ = author_with(2, size=9)
-    other.seal()
-    other.write(b"theirs")
+def test_a_branch_is_never_longer_under_one_seal_than_a_run_may_be():
+    """LOG-2, T8: else whoever holds nothing of it could not be sent it."""
+    one, _ = author_with(SEAL_EVERY_COUNT - 24)
+    held = one.run()
+    one.seal()
+    other, _ = author_with(500)
+    start = other.run()
+    other.own.take(start)
+    other._pending.clear()
+    for number in range(600):
+        other.write(row_bytes("other", number, 9))
     links = check_chain(SPACE, other.run())
 
-    with pytest.raises(ForkError):
-        admit_run(author.log_id, Head(3, held[-1]), held.__getitem__, links)
+    with pytest.raises(MalformedError) as caught:
+        admit_run(Held(held), links)
+    assert caught.value.rule == "LOG-2"
+    # With the seal in between, the same headers are two runs.
+    assert admit_run(Held(held, start), links).is_fork
 
 
 def part_of(data: bytes) -> Part:

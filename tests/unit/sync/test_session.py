@@ -14,7 +14,16 @@ from klal.sync.drive import drive
 from klal.sync.messages import End, HeaderPiece, Hello, Leaves, Logs, SliceLine, Slices, Turn, decode, encode
 from klal.sync.session import Ended, Session
 from klal.sync.station import PartLeaves, PartSlice, Run
-from tests.helpers.memory_station import OTHER_TABLE, TABLE, Author, MemoryStation, row_bytes, station_with
+from tests.helpers.memory_station import (
+    OTHER_TABLE,
+    SPACE,
+    TABLE,
+    Author,
+    MemoryStation,
+    row_bytes,
+    stated,
+    station_with,
+)
 
 
 def small_fleet() -> tuple[Author, Author]:
@@ -208,7 +217,9 @@ def test_what_lies_behind_the_same_gap_on_both_sides_is_exchanged():
     outcome = drive(mine, theirs)
 
     assert outcome.is_finished
-    assert mine.payload_gaps(ana.log_id, 6) == theirs.payload_gaps(ana.log_id, 6) == [range(1, 2)]
+    assert (
+        mine.payload_gaps(stated(mine, ana.log_id)) == theirs.payload_gaps(stated(theirs, ana.log_id)) == [range(1, 2)]
+    )
 
 
 def test_a_want_without_an_answer_is_not_repeated():
@@ -271,7 +282,7 @@ def test_one_refused_payload_does_not_stop_its_log():
 
     assert len(outcome.refused) == 1
     assert not outcome.equal
-    assert newcomer.payload_gaps(ana.log_id, 5) == [range(2, 3)]
+    assert newcomer.payload_gaps(stated(newcomer, ana.log_id)) == [range(2, 3)]
     assert outcome.received.payload_count == 4
 
 
@@ -289,31 +300,62 @@ def test_one_bad_receipt_does_not_take_the_others_with_it():
     assert newcomer.newest.keys() == {ben.log_id}
 
 
-def test_a_fork_of_equal_length_is_reported_and_ends():
-    """LOG-4, T15: equal counters over different content are a disagreement, never equal."""
-    mine, theirs = Author("ana"), Author("ana")
-    mine.write_many(3, size=8)
-    theirs.write_many(3, size=9)
+def forked(*lengths: int, shared: int = 0, after: int = 0) -> list[Author]:
+    """Return one member on several machines, whose logs part after `shared` changes; then `after` more each."""
+    authors = [Author("ana") for _ in lengths]
+    for number, (author, length) in enumerate(zip(authors, lengths, strict=True)):
+        if shared:
+            author.write_many(shared, size=8)
+        for seq in range(length):
+            author.write(row_bytes("branch", number, seq, 30 + number))
+        author.seal()
+        if after:
+            author.write_many(after, size=50 + number)
+    return authors
+
+
+@pytest.mark.parametrize("shared", [0, 1, 3, 1500])
+@pytest.mark.parametrize("lengths", [(3, 3), (2, 5), (5, 2), (1030, 2), (2, 2100)])
+def test_two_branches_of_one_log_are_exchanged_and_both_sides_are_equal(shared, lengths):
+    """LOG-4 LOG-7 SYN-10 T15 S41: equal counters over different content are never equal, and both contents are kept."""
+    mine, theirs = forked(*lengths, shared=shared)
 
     outcome = drive(mine.own, theirs.own)
 
     assert outcome.is_finished
-    assert not outcome.equal
-    assert outcome.disagreements == (mine.log_id,)
+    assert outcome.equal
+    assert not outcome.refused
+    assert mine.own.roots() == theirs.own.roots()
+    assert {len(log.headers) for log in mine.own.held.values()} == {shared + length for length in lengths}
+    assert all(log.payload_length == len(log.headers) for log in mine.own.held.values())
+    again = drive(mine.own, theirs.own)
+    assert (again.sent.change_count, again.received.change_count) == (0, 0)
 
 
-def test_a_fork_of_another_length_is_reported_and_ends():
-    """LOG-3, T15."""
-    mine, theirs = Author("ana"), Author("ana")
-    mine.write_many(3, size=8)
-    theirs.write_many(4, size=9)
+def test_a_newcomer_gets_every_branch_and_what_they_share_once():
+    one, two = forked(4, 6, shared=40)
+    three = forked(4, 6, 2, shared=40)[2]
+    for other in (two, three):
+        drive(one.own, other.own)
+    newcomer = MemoryStation(SPACE)
 
-    outcome = drive(mine.own, theirs.own)
+    outcome = drive(newcomer, one.own)
 
-    assert outcome.is_finished
-    assert not outcome.equal
-    assert outcome.disagreements == (mine.log_id,)
-    assert len(outcome.refused) == 1
+    assert outcome.equal
+    assert newcomer.roots() == one.own.roots()
+    pieces = [arrival for arrival in newcomer.taken if isinstance(arrival, PartSlice)]
+    assert len(pieces) == 40 + 4 + 6 + 2
+
+
+def test_a_branch_that_is_cut_goes_on():
+    """SYN-8."""
+    for size in range(200, 4000, 300):
+        mine, theirs = forked(4, 6, shared=5)
+        drive(mine.own, theirs.own, byte_count_max=size)
+        outcome = drive(mine.own, theirs.own)
+
+        assert outcome.equal
+        assert mine.own.roots() == theirs.own.roots()
 
 
 def test_another_space_is_refused():

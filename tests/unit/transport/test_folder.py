@@ -17,7 +17,7 @@ from klal.sync.drive import Outcome, drive
 from klal.transport import folder as folder_module
 from klal.transport import items
 from klal.transport.folder import FolderStation
-from tests.helpers.memory_station import SPACE, TABLE, Author, MemoryStation, row_bytes, station_with
+from tests.helpers.memory_station import SPACE, TABLE, Author, MemoryStation, row_bytes, stated, station_with
 
 OTHER_SPACE = bytes(32)
 SHORT_NAME = re.compile(r"[0-9A-F]{8}\.[HPRD][0-9A-F]{2}")
@@ -162,7 +162,7 @@ def test_a_part_cut_half_way_is_resumed_at_its_slice(tmp_path):
     drive(ana.own, FolderStation(tmp_path, SPACE), byte_count_max=3 * SLICE_SIZE)
     begun = FolderStation(tmp_path, SPACE)
     begun.logs()
-    count = begun.parts_begun(ana.log_id, 0, 1)[0].slice_count
+    count = begun.parts_begun(stated(begun, ana.log_id), 0, 1)[0].slice_count
 
     outcome = drive(ana.own, FolderStation(tmp_path, SPACE))
 
@@ -288,7 +288,7 @@ def test_an_empty_file_is_a_name_that_somebody_reserved(tmp_path):
 
     station = FolderStation(tmp_path, SPACE)
 
-    assert station.payload_gaps(ana.log_id, 4) == []
+    assert station.payload_gaps(stated(station, ana.log_id)) == [range(4)]
     assert [log.payload_length for log in station.logs()] == [0]
     assert station.damaged == []
     assert give(tmp_path, ana).equal
@@ -324,7 +324,7 @@ def test_a_damaged_payload_is_noted_by_its_reader_and_written_again_by_who_has_i
     assert give(tmp_path, ana).equal
 
     ben, _ = fetch(tmp_path)
-    assert ben.payload_gaps(ana.log_id, 4) == [range(4)]
+    assert ben.payload_gaps(stated(ben, ana.log_id)) == [range(4)]
     assert give(tmp_path, ana).sent.payload_count == 4
     outcome = drive(ben, FolderStation(tmp_path, SPACE))
 
@@ -562,11 +562,14 @@ def test_headers_whose_predecessor_is_damaged_wait_for_it(tmp_path):
     assert fetch(tmp_path)[0].roots() == ana.own.roots()
 
 
-def test_two_branches_of_one_log_never_mix(tmp_path):
-    """T8, T15: the folder keeps the one it has and lists the other."""
+@pytest.mark.parametrize("shared", [0, 3])
+def test_two_branches_that_came_to_one_folder_apart_are_both_read_from_it(tmp_path, shared):
+    """LOG-4 LOG-7 T8 T15: two who know nothing of each other write a folder that a service brings together."""
     mine, theirs = Author("ana"), Author("ana")
-    mine.write_many(3, size=8)
-    theirs.write_many(4, size=9)
+    for author, count, size in ((mine, 3, 8), (theirs, 4, 9)):
+        if shared:
+            author.write_many(shared, size=7)
+        author.write_many(count, size=size)
     one, two = FolderStation(tmp_path, SPACE), FolderStation(tmp_path, SPACE)
     one.logs()
     two.logs()
@@ -577,13 +580,31 @@ def test_two_branches_of_one_log_never_mix(tmp_path):
 
     newcomer, station = fetch(tmp_path)
 
-    assert len(station.damaged) >= 1
-    log = newcomer.held[mine.log_id]
-    assert log.data in (mine.own.held[mine.log_id].data, theirs.own.held[mine.log_id].data)
-    outcome = give(tmp_path, mine)
-    other = give(tmp_path, theirs)
-    assert mine.log_id in (*outcome.disagreements, *other.disagreements)
-    assert not (outcome.equal and other.equal)
+    assert station.damaged == []
+    assert newcomer.roots() == station.roots()
+    data = sorted(log.data for log in newcomer.held.values())
+    assert data == sorted(author.own.held[mine.log_id].data for author in (mine, theirs))
+    assert all(log.payload_length == len(log.data) for log in newcomer.held.values())
+    for author in (mine, theirs):
+        assert give(tmp_path, author).equal
+        assert author.own.roots() == newcomer.roots()
+
+
+def test_a_branch_is_written_beside_the_one_that_came_first(tmp_path):
+    """LOG-4 T15: in both orders a folder holds the same."""
+    mine, theirs = Author("ana"), Author("ana")
+    for author, count, size in ((mine, 2, 8), (theirs, 40, 9)):
+        author.write_many(5, size=7)
+        author.write_many(count, size=size)
+    assert give(tmp_path, mine).equal
+    outcome = give(tmp_path, theirs)
+
+    assert outcome.equal
+    assert outcome.sent.payload_count == 40
+    newcomer, _ = fetch(tmp_path)
+    assert newcomer.roots() == theirs.own.roots()
+    assert give(tmp_path, mine).equal
+    assert mine.own.roots() == theirs.own.roots()
 
 
 def test_logs_are_given_in_the_order_they_were_taken(tmp_path):
@@ -645,13 +666,15 @@ def test_a_payload_item_that_lies_about_what_it_holds_does_not_get_through(tmp_p
     give(tmp_path, ana)
     path = item_of(tmp_path, "P")
     path.unlink()
-    index = folder_module.pack(items.PayloadsIndex((TABLE,), (items.Entry(0, 0, 0, 1, 0, 5),)))
+    index = folder_module.pack(
+        items.PayloadsIndex(ana.own.held[ana.log_id].hashes[0], (TABLE,), (items.Entry(0, 0, 0, 1, 0, 5),))
+    )
     lie = items.encode_item(items.PAYLOADS, SPACE, ana.log_id, index, b"wrong")
     path.write_bytes(lie)
 
     newcomer, station = fetch(tmp_path)
 
-    assert newcomer.payload_gaps(ana.log_id, 1) == [range(1)]
+    assert newcomer.payload_gaps(stated(newcomer, ana.log_id)) == [range(1)]
     assert len(station.damaged) == 1
     give(tmp_path, ana)
     assert drive(newcomer, FolderStation(tmp_path, SPACE)).equal
@@ -675,7 +698,9 @@ def test_an_impossible_index_is_listed(tmp_path, entries, size):
     """T2."""
     ana = small_author()
     give(tmp_path, ana)
-    index = folder_module.pack(items.PayloadsIndex((TABLE,), tuple(items.Entry(*entry) for entry in entries)))
+    index = folder_module.pack(
+        items.PayloadsIndex(bytes(32), (TABLE,), tuple(items.Entry(*entry) for entry in entries))
+    )
     data = items.encode_item(items.PAYLOADS, SPACE, ana.log_id, index, bytes(size))
     item_of(tmp_path, "P").with_name("00000009.P00").write_bytes(data)
 
