@@ -17,6 +17,7 @@ import pytest
 import klal
 from klal.errors import KlalError, ReadOnlyError, UsageError
 from klal.model.certificate import check_certificate
+from klal.model.proof import check_proof
 from klal.rules.merge import ChangeRef
 
 
@@ -365,6 +366,34 @@ def test_a_fork_hidden_until_after_the_close_surfaces_and_the_epoch_does_not_cou
             assert any("went on in 2 ways" in warning for warning in replica.status().warnings)
             assert replica.status().epoch.state != "closed"
             replica.verify()
+
+
+def test_a_healed_file_has_both_branches_and_a_change_in_one_of_them_is_proved(space):
+    """LOG-4 PRF-3 FIL-5: healing takes the strands again, and a proof names the log that was signed for."""
+    path, _ = restored(space)
+    with space.ana() as ana:
+        ana.sync(space.folder / "ben.db")
+        ana.finish()
+    for remote in (path, space.path):
+        space.ben.sync(remote)
+    space.ben.finish()
+    certificate = space.ben.close_epoch().certificate
+    for entry in space.ben.log():
+        if entry.epoch == 0 and entry.change.log_id != space.ben.log_id:
+            proof = check_proof(space.ben.prove.change(entry.change).encode())
+            assert proof.certificate.hash == certificate.hash
+    forks = space.ben._store.connection.execute("SELECT * FROM klal_forks").fetchall()
+    space.ben.close()
+    with sqlite3.connect(space.folder / "ben.db") as foreign:
+        foreign.execute("DELETE FROM klal_branch")
+    foreign.close()
+    healed = klal.heal(space.folder / "ben.db", home=space.folder / "ben")
+
+    assert not healed.missing
+    space.ben = klal.open(space.folder / "ben.db", home=space.folder / "ben")
+    assert space.ben._store.connection.execute("SELECT * FROM klal_forks").fetchall() == forks
+    assert {key for (key,) in space.ben.query("SELECT k FROM t")} == space.written
+    space.ben.verify()
 
 
 def test_evidence_of_a_fork_that_was_tampered_with_is_found(space):
