@@ -288,7 +288,7 @@ def test_a_flood_of_strangers_is_not_stored(fleet):
     for number in range(30):
         stranger = Mallory(fleet, seed=bytes([number]) * 32)
         stranger.write(
-            {ACTS_TABLE: encode_acts((CreateTable(next(iter(fleet["ana"]._store._schema())).definition),), SALT)}
+            {ACTS_TABLE: encode_acts((CreateTable(next(iter(fleet["ana"]._store.schema_acts())).definition),), SALT)}
         )
         stranger.write(stranger.rows("ana", "m"))
         stranger.push("ana")

@@ -208,9 +208,11 @@ class Applier:
         """Let in what a change had seen that may be applied itself: its member's word for them."""
         for hashed in header.past:
             ref = self._history.find(hashed)
-            if ref is not None and self._vouched.get(ref.log, self._history.logs[ref.log].applied_length) <= ref.seq:
-                self._vouched[ref.log] = ref.seq + 1
-                self.vouched_count += 1
+            path = [] if ref is None else self._history.path(self._history.logs[ref.log], ref.seq + 1)
+            for log, _, stop in path:  # Of a branch, with what it goes on from.
+                if self._vouched.get(log.log, log.applied_length) < stop:
+                    self._vouched[log.log] = stop
+                    self.vouched_count += 1
 
     def _vector(self, before: dict[int, int], past: Sequence[ChangeRef]) -> dict[int, int]:
         vector = dict(before)

@@ -215,7 +215,7 @@ def test_a_certificate_that_goes_on_without_somebody_bears_its_stewards_word() -
         header = Header(9, 0, 0, 0, bytes(32), NO_CERTIFICATE, (), (part,), is_sealed=True).encode()
         log_id = log_id_of(VECTORS.SPACE, key.member_id, run)
         seal = make_seal(key, VECTORS.SPACE, log_id, 10, header_hash(VECTORS.SPACE, header))
-        word = Witness(MemberName(key.member_id, name), run, header, acts, seal.signature)
+        word = Witness(MemberName(key.member_id, name), run, b"", header, acts, seal.signature)
         return replace(bare, word=(word,))
 
     assert check_certificate(worded(ANA, "ana", VECTORS.ANA_RUN).encode()).grade == "without"
