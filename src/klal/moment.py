@@ -135,7 +135,7 @@ class Moments:
         found: list[tuple[OrderKey, ChangeRef]] = []
         for log in self._history.logs.values():
             # Along a log pasts only grow, so the first of its changes that has all of it is found by halving.
-            refs = [ChangeRef(log.log, seq) for seq in range(log.applied_length)]
+            refs = [ChangeRef(log.log, seq) for seq in range(log.start, log.applied_length)]
             at = bisect_left(refs, True, key=partial(self._holds, lengths))
             if at < len(refs):
                 found.append((order_key(self._history, log, self._history.read(refs[at])), refs[at]))

@@ -145,7 +145,7 @@ def check_together(root: Path, replicas: dict[str, klal.Replica]) -> None:
     certificates = set()
     for replica in replicas.values():
         replica.verify()
-        assert replica._store.connection.execute("SELECT count(*) FROM klal_fork").get == 0
+        assert replica._store.connection.execute("SELECT count(*) FROM klal_forks").get == 0
         assert replica.coverage().is_whole
         certificates.add(replica.close_epoch(0).certificate.hash)
     assert len(certificates) <= 1
