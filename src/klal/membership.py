@@ -128,6 +128,8 @@ class Membership:
         return Finished(epoch, tuple(sorted(logs)))
 
     def _begin(self, what: str) -> Store:
+        if self._store.is_closed:
+            raise UsageError(f"{what} wants a replica that is open")
         if self._store.in_transaction:
             raise UsageError(f"{what} cannot run inside a transaction")
         return self._store
@@ -156,6 +158,8 @@ class Membership:
         Raises:
             UsageError: Nobody, or more than one.
         """
+        if not isinstance(member, str | bytes):
+            raise UsageError(f"a member is named by its name or its id, not by a {type(member).__name__}")
         with self._store.reading():
             names = Survey(self._store).names
         if isinstance(member, bytes):

@@ -21,6 +21,7 @@ from klal.file_station import FileStation
 from klal.membership import Membership
 from klal.mend import Healed, mend, store_at
 from klal.model.certificate import Certificate
+from klal.model.codec import EPOCH_MAX
 from klal.model.schema import Key, Value
 from klal.moment import Asked, Moment, Moments, changed, versions
 from klal.prove import Prover
@@ -679,6 +680,9 @@ class Replica(Membership):
         Raises:
             IncompleteError: Not complete here; `.waiting_for` names members and reasons.
         """
+        check_epoch(epoch)
+        if self._store.is_closed:
+            raise UsageError("close_epoch wants a replica that is open")
         if not self.read_only and not self._store.in_transaction:
             self._settle()
         with self._store.reading():
@@ -690,9 +694,8 @@ class Replica(Membership):
             waiting = survey.waiting_for(number)
             if certificate is None or waiting:
                 names = ", ".join(f"{each.member_name} ({each.reason})" for each in waiting) or "earlier epochs"
-                raise IncompleteError(
-                    f"epoch {number} is not complete here: it waits for {names}", waiting_for=waiting, epoch=number
-                )
+                what = "is not complete here" if certificate is None else "has several certificates"
+                raise IncompleteError(f"epoch {number} {what}: it waits for {names}", waiting_for=waiting, epoch=number)
             return Closed(number, certificate, survey.epoch_state(number))
 
     def compact(self, epoch: int | None = None, *, keep: int = 2, progress: OnProgress | None = None) -> Compacted:
@@ -715,6 +718,9 @@ class Replica(Membership):
                 `.waiting_for` says who.
             CopiesError: So many full copies are not known to exist, or others rely on this one.
         """
+        check_epoch(epoch)
+        if self._store.is_closed or not isinstance(keep, int):
+            raise UsageError("compact wants a replica that is open, and how many copies to keep as a number")
         return compact(self._store, epoch, keep, progress)
 
     # -- writes behind klal's back -------------------------------------------------------
@@ -725,6 +731,8 @@ class Replica(Membership):
         After a clean close nothing needs to be looked for. Otherwise klal looks by itself before
         its first write and before it syncs, finishes or closes an epoch.
         """
+        if self._store.in_transaction:
+            raise UsageError("foreign_writes cannot run inside a transaction")
         return [_foreign_write(found) for found in self._store.find_foreign()]
 
     def adopt(self) -> Result:
@@ -829,6 +837,16 @@ class _ConflictWatch:
 
     callback: Callable[[list[Conflict]], None]
     seen: set[tuple[object, ...]]
+
+
+def check_epoch(epoch: object) -> None:
+    """Return if this is the number of an epoch, or None.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if epoch is not None and (not isinstance(epoch, int) or not 0 <= epoch <= EPOCH_MAX):
+        raise UsageError(f"{epoch!r:.40} is no number of an epoch")
 
 
 def _entry_of(conflict: Conflict) -> tuple[object, ...]:

@@ -136,6 +136,7 @@ class Survey:
         """How those stand who do not belong as this is read: "left", "retired", "expelled" or "waiting"."""
         epochs = self._store.epochs
         found = dict.fromkeys(self._store.applier.questioned, "waiting")
+        found.update(dict.fromkeys(epochs.expelled, "expelled"))
         found.update((each.member_id, each.kind) for each in epochs.previous.gone)
         found.update(epochs.removed())
         return found
@@ -338,6 +339,7 @@ class Survey:
         ]
         if self._store.epochs.needs_word(closed[epoch]):
             steward = closed[epoch].cut.steward
+            waiting = [each for each in waiting if each.member_id != steward]
             waiting.insert(0, Waiting(self.name(steward), steward, "certificate not named", 0, ()))
         return tuple(waiting)
 
@@ -350,7 +352,9 @@ class Survey:
     def epoch(self) -> EpochStatus:
         """Return the first epoch that is not closed and has work in it, else the last closed one."""
         closed = self._store.applier.closed
-        for each in closed:
+        # Whoever names a later certificate names what came before: nobody waits for an epoch before a closed one.
+        ended = max((each.cut.epoch for each in closed if self.epoch_state(each.cut.epoch) == "closed"), default=-1)
+        for each in closed[ended + 1 :]:
             number = each.cut.epoch
             if self.epoch_state(number) == "complete":
                 return EpochStatus(number, "complete", self.unnamed(number))
@@ -475,8 +479,11 @@ class Survey:
                 found.append(f"{self.name(member_id)} joined too late for its epoch and waits to be admitted")
             else:
                 found.append(f"changes of {self.name(member_id)}, who was expelled, wait for another member's word")
-        if not epochs.steward(epochs.next_epoch):
-            found.append(f"epoch {epochs.next_epoch} has no steward")
+        own = self._store.writer.own
+        if own is not None and own.log.length and epochs.came_late(own.log):
+            found.append("this member joined too late for its epoch and waits to be admitted by another")
+        if not epochs.steward(epochs.open_epoch):
+            found.append(f"epoch {epochs.open_epoch} has no steward")
         for member_id, word, fault in epochs.words.without_effect():
             found.append(f"{self.name(member_id)} {describe_word(word, self.name)}: no effect, since it {fault}")
         return found
@@ -502,7 +509,7 @@ class Survey:
 
     def _other_certificates(self) -> list[str]:
         """Name members whose certificate is not one computed here although all of its ground is."""
-        if self.gaps:
+        if self.gaps or self._parked():
             return []
         known = {closed.certificate_hash for closed in self._store.applier.closed} | {NO_CERTIFICATE}
         return sorted(

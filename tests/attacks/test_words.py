@@ -38,7 +38,21 @@ WORDS = {
     "leave without finishing": lambda m: Leave(1),
     "vote in an epoch that is over": lambda m: Support(0, 1, m["ben"]),
     "retire from an epoch that is not open": lambda m: Retire(m["cal"], 7, "early"),
+    "vote in a round far ahead": lambda m: Support(1, (1 << 31) - 1, m["ben"]),
 }
+
+
+@pytest.mark.parametrize("word", [Retire(b"z" * 32, 1, "nobody"), Expel(b"z" * 32, 1, "nobody"), Admit(b"z" * 32)])
+def test_a_word_about_somebody_nobody_has_heard_of_stops_nothing(fleet, word):
+    """MEM-6 EPO-3: though the steward says it."""
+    say(fleet, "ana", word)
+    fleet.gather()
+    fleet.close_epoch()
+
+    assert {r.close_epoch(1).state for r in fleet.replicas.values()} == {"closed"}
+    assert {r.close_epoch(1).grade for r in fleet.replicas.values()} == {"complete"}
+    for replica in fleet.replicas.values():
+        replica.verify()
 
 
 @pytest.mark.parametrize("what", WORDS)

@@ -426,3 +426,163 @@ def test_a_thousand_logs_of_one_member_are_one_voice(fleet):
     asked = fleet["cal"].stewardship()
     assert asked.supporters == {"ben": ("ben",)}
     assert asked.steward == "ana"
+
+
+def test_a_steward_lost_before_it_named_the_certificate_can_be_followed_by_another(fleet):
+    """W18 EPO-8 EPO-9: an epoch nobody has named is open for words, though it looks complete everywhere."""
+    names = ("ana", "ben", "cal", "dan", "eva")
+    band(fleet, *names)
+    close_all(fleet)
+    left = ("ben", "dan", "eva")
+    fleet["ana"].retire("cal", "lost at sea")
+    fleet["ana"].finish()
+    fleet.meet("ana", "ben")
+    fleet.destroy("ana")
+    fleet.gather(left)
+    for name in left:
+        fleet[name].finish()
+    fleet.gather(left)
+    assert waits(fleet["dan"], 1) == {("ana", "certificate not named")}
+
+    for name in left:
+        fleet[name].support("ben")
+        fleet.gather(left)
+    assert {fleet[name].stewardship().steward for name in left} == {"ben"}
+    fleet["ben"].retire("cal", "lost at sea")
+    fleet.gather(left)
+    fleet.gather(left)
+    closed = [fleet[name].close_epoch(1) for name in left]
+    assert {each.grade for each in closed} == {"without"}
+    assert closed[0].certificate.body.steward == fleet["ben"].member_id
+    close_all_but = {gone.name for gone in closed[0].certificate.body.absent}
+    assert close_all_but == {"cal"}
+    for name in left:
+        fleet[name].verify()
+
+
+@pytest.mark.parametrize("goes", ["leaves", "is retired"])
+def test_whoever_has_gone_hears_of_what_was_said_in_epochs_it_does_not_finish(fleet, goes):
+    """EPO-2 MEM-7: nothing is parked for an epoch that its member has no say in."""
+    names = ("ana", "ben", "cal", "dan", "eva")
+    band(fleet, *names)
+    if goes == "leaves":
+        fleet["ben"].leave()
+    others = ("ana", "cal", "dan", "eva")
+    close_all(fleet, others)
+    if goes == "is retired":
+        fleet["ana"].retire("ben", "silent")
+        fleet.gather(others)
+    fleet.gather()
+    for name in ("ana", "dan", "eva"):
+        fleet[name].finish()
+    fleet["ana"].retire("cal", "lost at sea")
+    fleet.gather(("ana", "dan", "eva"))
+    close_all(fleet, ("ana", "dan", "eva"))
+    write(fleet, "ana", "later")
+    fleet.gather(("ana", "ben"))
+
+    assert fleet["ben"].status().parked == 0
+    assert "later" in keys(fleet["ben"])
+    if goes == "leaves":
+        fleet["ben"].come_back()
+    write(fleet, "ben", "back")
+    fleet.gather(("ana", "ben", "dan", "eva"))
+    assert "back" in keys(fleet["dan"])
+
+
+def test_where_everybody_has_left_there_is_nothing_to_close_and_nothing_hangs(fleet):
+    """EPO-3: an epoch without members has no cut."""
+    fleet.found("ana", BIRD)
+    fleet.join("ben")
+    fleet.gather()
+    fleet["ana"].hand_stewardship("ben")
+    fleet["ben"].leave()
+    fleet["ana"].leave()
+    fleet.gather()
+
+    assert fleet["ana"].close_epoch(0).grade == "complete"
+    assert waits(fleet["ana"], 1) == set()
+    assert "epoch 1 has no steward" in fleet["ana"].status().warnings
+
+
+def test_newcomers_who_have_no_vote_set_nobody_free_who_has_voted(fleet):
+    """W18 EPO-9: else the certificates of the old steward and of the elected could both be closed."""
+    band(fleet, "ana", "ben", "cal", "dan")
+    close_all(fleet)
+    ticket = fleet["ana"].invite()
+    for name in ("eva", "fay"):
+        fleet.join(name, ticket)
+        write(fleet, name, name)
+    fleet.gather()
+    others = ("eva", "fay", "cal", "dan")
+    for name in ("ben", "cal", "dan"):
+        fleet[name].support("ben")
+    for name in others:
+        fleet[name].finish()
+    for name in others:
+        fleet.meet("ben", name)
+    fleet["ben"].finish()
+    fleet["ben"].retire("ana", "silent")
+    fleet["ana"].finish()
+    fleet["ana"].retire("ben", "silent")
+    for _ in range(2):
+        fleet.gather(("ana", *others))
+    one = fleet["ana"].close_epoch(1)
+    for _ in range(2):
+        fleet.gather(("ben", *others))
+    other = fleet["ben"].close_epoch(1)
+
+    assert one.certificate.hash != other.certificate.hash
+    assert (one.state, other.state) != ("closed", "closed")
+    fleet.gather()
+    fleet.gather()
+    assert len({r._store.epochs.certificate(1).hash for r in fleet.replicas.values()}) == 1
+
+
+@pytest.mark.parametrize("votes", [("ben", "ben"), ("ben", "cal")], ids=["for one", "split"])
+def test_votes_that_are_out_while_everybody_finishes_wedge_nothing(fleet, votes):
+    """W18 EPO-9: who wins takes the place although the epoch is complete; who cannot win binds nobody."""
+    band(fleet)
+    close_all(fleet)
+    for voter, candidate in zip(("ben", "cal"), votes, strict=True):
+        fleet[voter].support(candidate)
+    close_all(fleet)
+    fleet.gather()
+    fleet.gather()
+    assert {r.close_epoch(1).state for r in fleet.replicas.values()} == {"closed"}
+    close_all(fleet)
+    fleet.gather()
+    assert {r.close_epoch(2).state for r in fleet.replicas.values()} == {"closed"}
+
+
+def test_one_who_came_back_and_is_lost_again_can_be_retired_again(fleet):
+    """MEM-8 EPO-7."""
+    band(fleet)
+    close_all(fleet, ("ana", "ben"))
+    fleet["ana"].retire("cal", "lost")
+    fleet.gather(("ana", "ben"))
+    fleet.gather()
+    write(fleet, "cal", "back")
+    fleet.gather()
+    close_all(fleet, ("ana", "ben"))
+    assert waits(fleet["ana"], 1) == {("cal", "not finished")}
+    fleet["ana"].retire("cal", "lost again")
+
+    assert fleet["ana"].close_epoch(1).grade == "without"
+
+
+def test_a_steward_may_retire_somebody_and_leave_in_one_epoch(fleet):
+    """EPO-8 MEM-8: its last word on the epoch is said although it has left."""
+    band(fleet, "ana", "ben", "cal", "dan")
+    fleet["ana"].hand_stewardship("ben")
+    for wrong in ("ana",):
+        with pytest.raises(UsageError, match="another member, who stays"):
+            fleet["ana"].hand_stewardship(wrong)
+    fleet["ana"].retire("cal", "lost")
+    fleet["ana"].leave()
+    close_all(fleet, ("ana", "ben", "dan")[1:])
+    fleet.gather(("ana", "ben", "dan"))
+    fleet.gather(("ana", "ben", "dan"))
+
+    assert fleet["ben"].close_epoch(0).grade == "without"
+    assert fleet["dan"].stewardship().steward == "ben"

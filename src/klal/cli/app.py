@@ -20,6 +20,7 @@ from klal.cli.members import members
 from klal.cli.options import File, Json, Member, NewFile, home, open_replica
 from klal.cli.output import Exit, Output
 from klal.errors import BusyError, IncompleteError, KlalError, RefusedError, StoreError, UsageError
+from klal.model.codec import EPOCH_MAX
 
 if TYPE_CHECKING:
     from klal.replica import Replica
@@ -534,7 +535,8 @@ def finish(
 def close(
     file: File,
     epoch: Annotated[
-        int | None, typer.Option("--epoch", min=0, help="Which epoch. [default: the newest I have finished]")
+        int | None,
+        typer.Option("--epoch", min=0, max=EPOCH_MAX, help="Which epoch. [default: the newest I have finished]"),
     ] = None,
     path: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Where the certificate goes.")] = None,
     as_json: Json = False,
@@ -581,7 +583,8 @@ def close(
 def compact(
     file: File,
     epoch: Annotated[
-        int | None, typer.Option("--epoch", min=0, help="Below which epoch. [default: the newest that is closed]")
+        int | None,
+        typer.Option("--epoch", min=0, max=EPOCH_MAX, help="Below which epoch. [default: the newest that is closed]"),
     ] = None,
     keep: Annotated[
         int, typer.Option("--keep", metavar="K", min=1, help="How many others must have shown a full copy.")
@@ -748,7 +751,10 @@ def prove(
     *,
     to: Annotated[Path, typer.Option("--to", metavar="PROOF", dir_okay=False, help="Where the proof goes.")],
     epoch: Annotated[
-        int | None, typer.Option("--epoch", min=0, help="Under the certificate of which epoch. [default: the newest]")
+        int | None,
+        typer.Option(
+            "--epoch", min=0, max=EPOCH_MAX, help="Under the certificate of which epoch. [default: the newest]"
+        ),
     ] = None,
     member: Annotated[str | None, typer.Option("--member", help="Prove that this member was counted.")] = None,
     since: Annotated[

@@ -124,8 +124,8 @@ def steward(
             replica.hand_stewardship(hand)
         report = (replica.stewardship() if support is None else replica.support(support)).to_json()
     Output(as_json=as_json).answer(report, lambda out: _draw_steward(out, report, hand))
-    wanted = report["supporters"].get(support or "", ())
-    return Exit.INCOMPLETE if support is not None and len(wanted) < report["needed"] else Exit.DONE
+    is_decided = any(len(voters) >= report["needed"] for voters in report["supporters"].values())
+    return Exit.INCOMPLETE if support is not None and not is_decided else Exit.DONE
 
 
 def _draw_steward(out: Output, report: dict[str, Any], hand: str | None) -> None:

@@ -74,7 +74,7 @@ def _as_object(scenario: str, replicas: int, seed: int, rounds: list[Round]) -> 
         "withheld_by": named.missing[0].member,
         "closed_in_round": closed.number,
         "certificate": closed.certificate,
-        "steward": rounds[-1].steward,
+        "first_drawn": rounds[-1].first_drawn,
         "rounds": [asdict(one) for one in rounds],
     }
 
@@ -139,8 +139,9 @@ def _sentences(one: Round, before: Round | None, sample: int) -> Iterator[str]:
         )
     elif one.turn == "opened":
         yield (
-            f"Epoch {one.epoch} is open. Its steward is {one.steward}, drawn by hash(certificate, member) among "
-            f"{replicas:,}. Everybody has written again, and holds {share(one.coverage_mean, 4)} of it in the mean."
+            f"Epoch {one.epoch} is open. Ties in it are drawn by hash(certificate, member): first of "
+            f"{replicas:,} is {one.first_drawn}. Everybody has written again, "
+            f"and holds {share(one.coverage_mean, 4)} of it in the mean."
         )
 
 

@@ -187,15 +187,15 @@ def cut_of(previous: Cut, said: Said, ground: Ground) -> Cut | Open:
             entry.member_id
             for entry in ground.entries
             if lengths.get(entry.change.log, 0) > entry.change.seq
-            and (entry.member_id not in gone or undoes(previous, entry, gone[entry.member_id]))
+            and _lets_in(previous, entry, gone.get(entry.member_id))
         }
         inside -= removed
         if inside <= counted:
             break
         counted |= inside
     waiting = sorted(counted - said.closes.keys())
-    if waiting:
-        return Open(tuple(waiting))
+    if waiting or not counted:
+        return Open(tuple(waiting))  # Where everybody has left, nobody is waited for, and nothing can be closed.
     if removed and not _has_half(counted, ground.groups_of(said.take(), lengths)):
         return Open((), is_too_few=True)
     return _made(previous, said, ground, counted, lengths, removals)
@@ -236,7 +236,7 @@ def _made(
     steward = steward_of(previous, said if removals else inside, ground.founder)
     staying = counted - gone.keys()
     heirs = [each.act.member for each in inside.words if isinstance(each.act, Hand) and each.member_id == steward]
-    heir = next((heir for heir in heirs if heir in staying), steward)
+    heir = next((heir for heir in reversed(heirs) if heir in staying), steward)
     return Cut(
         epoch,
         lengths,
@@ -252,10 +252,13 @@ def _made(
 def _removals(previous: Cut, said: Said, ground: Ground) -> dict[bytes, Spoken]:
     """Return who is gone on without, with the word that says so: only the steward in force has a say (EPO-7)."""
     steward = steward_of(previous, said, ground.founder)
+    expelled = {each.member_id for each in previous.gone if each.kind == "expelled"}
     found: dict[bytes, Spoken] = {}
     for spoken in said.words:
         act = spoken.act
         if isinstance(act, Retire | Expel) and spoken.member_id == steward and act.member != steward:
+            if isinstance(act, Retire) and act.member in expelled:
+                continue
             # A retirement whose past holds the member's Close is void: nobody is waited for. An expulsion stands,
             # and that Close is counted.
             if isinstance(act, Retire) and _saw_close(said, spoken, act.member, ground):
@@ -279,6 +282,11 @@ def _takes_back(later: Spoken, spoken: Spoken, steward: bytes, ground: Ground) -
 def _saw_close(said: Said, spoken: Spoken, subject: bytes, ground: Ground) -> bool:
     seen = ground.vector_of(spoken.change)
     return any(seen.get(close.log, 0) > close.seq for close in said.closes.get(subject, ()))
+
+
+def _lets_in(previous: Cut, entry: Entry, gone: Gone | None) -> bool:
+    """True when an entry counts its member: a first change, or of one who had gone a word that undoes it."""
+    return not entry.undoes if gone is None else undoes(previous, entry, gone)
 
 
 def undoes(previous: Cut, entry: Entry, gone: Gone) -> bool:

@@ -13,11 +13,11 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from klal.model.acts import Admit, Certify, Expel, Hand, Leave, Retire, Return, Support, Take, Word
-from klal.rules.closing import Said, Spoken
+from klal.rules.closing import Spoken
 from klal.rules.merge import ChangeRef
 
 
@@ -28,18 +28,18 @@ class Past:
     Shape:
         epoch: the first that is not complete in this past.
         steward: of that epoch; empty bytes when the place is vacant.
-        electorate: who may vote in that epoch.
-        votes: those of that epoch.
-        said: what was said of that epoch.
+        electorate_of: gives who may vote in an epoch up to that one.
+        votes_in: gives the votes of an epoch.
+        known: members of whom there is a change in it.
         certificates: hashes that can be computed from this past, by epoch.
         stewards: of those epochs, by epoch.
     """
 
     epoch: int
     steward: bytes
-    electorate: Collection[bytes]
-    votes: Sequence[Spoken]
-    said: Said
+    electorate_of: Callable[[int], Collection[bytes]]
+    votes_in: Callable[[int], Sequence[Spoken]]
+    known: Collection[bytes] = ()
     certificates: Sequence[bytes] = ()
     stewards: Sequence[bytes] = ()
 
@@ -55,6 +55,8 @@ def fault_of(word: Word, member_id: bytes, closes: Collection[int], past: Past) 
     """
     if isinstance(word, Return | Admit):
         return None
+    if isinstance(word, Take):
+        return _fault_of_take(word, member_id, past)
     if isinstance(word, Certify):
         return _fault_of_certify(word, member_id, past)
     if isinstance(word, Leave):
@@ -64,12 +66,19 @@ def fault_of(word: Word, member_id: bytes, closes: Collection[int], past: Past) 
     if isinstance(word, Retire | Expel | Hand):
         if member_id != past.steward:
             return "was not said by the steward"
-        if not isinstance(word, Hand) and word.member == member_id:
+        if word.member == member_id:
             return "is about its own writer"
+        return None if word.member in past.known else "is about nobody it had heard of"
+    return _fault_of_support(word, member_id, past)
+
+
+def _fault_of_take(word: Take, member_id: bytes, past: Past) -> str | None:
+    # Also of an epoch that is complete: those who voted in it wait for this before they name its certificate.
+    if word.epoch > past.epoch:
+        return f"is about epoch {word.epoch}, while epoch {past.epoch} was open"
+    if is_elected(word.round, member_id, past.votes_in(word.epoch), past.electorate_of(word.epoch)):
         return None
-    if isinstance(word, Support):
-        return _fault_of_support(word, member_id, past)
-    return None if is_elected(word.round, member_id, past) else "has not the support of more than half"
+    return "has not the support of more than half"
 
 
 def _fault_of_certify(word: Certify, member_id: bytes, past: Past) -> str | None:
@@ -79,12 +88,13 @@ def _fault_of_certify(word: Certify, member_id: bytes, past: Past) -> str | None
 
 
 def _fault_of_support(word: Support, member_id: bytes, past: Past) -> str | None:
-    if member_id not in past.electorate:
+    if member_id not in past.electorate_of(past.epoch):
         return "was not said by a member of the epoch"
     # In epoch 0 nobody has been counted before: each further round might have another electorate.
     if past.epoch == 0 and word.round != 1:
         return "is a second round, which epoch 0 has not"
-    return None
+    newest = max((number for chosen in choices(past.votes_in(past.epoch)).values() for number in chosen), default=0)
+    return None if word.round <= newest + 1 else f"skips rounds after round {newest}"
 
 
 def choices(votes: Iterable[Spoken]) -> dict[bytes, dict[int, bytes]]:
@@ -111,24 +121,33 @@ def taken_round(take: Spoken | None) -> int:
     return take.act.round if take is not None and isinstance(take.act, Take) else 0
 
 
-def is_elected(number: int, candidate: bytes, past: Past) -> bool:
+def is_elected(number: int, candidate: bytes, votes: Iterable[Spoken], electorate: Collection[bytes]) -> bool:
     """True when more than half of the electorate support this candidate in this round (EPO-9)."""
-    voters = tally(past.votes, past.electorate).get(number, {}).get(candidate, frozenset())
-    return 2 * len(voters) > len(past.electorate)
+    voters = tally(votes, electorate).get(number, {}).get(candidate, frozenset())
+    return 2 * len(voters) > len(electorate)
 
 
 def may_name(
-    votes: Iterable[Spoken], member_id: bytes, take: Spoken | None, named_by: Collection[bytes], electorate_count: int
+    votes: Sequence[Spoken],
+    member_id: bytes,
+    take: Spoken | None,
+    named_by: Collection[bytes],
+    electorate: Collection[bytes],
 ) -> bool:
     """True when a member who may have voted in an epoch may name a certificate of it (EPO-9).
 
     Whoever voted for another steward names no certificate before that steward's place is taken: this is what
-    keeps two certificates of an epoch from being closed. The vote is void once it can no longer win, because at
-    least half have named one.
+    keeps two certificates of an epoch from being closed. A vote is void once its candidate can no longer win:
+    who has voted in the round has no second voice in it, and who has named a certificate gives none.
     """
-    if max(choices(votes).get(member_id, ()), default=0) <= taken_round(take):
-        return True
-    return 2 * len(set(named_by) - {member_id}) >= electorate_count
+    rounds = tally(votes, electorate)
+    for number, candidate in choices(votes).get(member_id, {}).items():
+        if number > taken_round(take):
+            cast = rounds.get(number, {})
+            free = set(electorate).difference(named_by, *cast.values())
+            if 2 * (len(cast.get(candidate, ())) + len(free)) > len(electorate):
+                return False
+    return True
 
 
 def is_seen(vector: Mapping[int, int], change: ChangeRef) -> bool:

@@ -25,7 +25,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from klal.sim.source import Certificate, certificate_of, steward_of
+from klal.sim.source import Certificate, certificate_of, first_drawn_of
 
 Bits = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
@@ -79,7 +79,7 @@ class Round:
     turn: Turn
     epoch: int
     epoch_state: Literal["open", "complete", "closed"]
-    steward: str
+    first_drawn: str
     alone: int
     behind: int
     whole: int
@@ -322,7 +322,7 @@ def run_source(replicas: int = 600_000, seed: int = 0, sparks_sample: int = 256)
     everybody = np.arange(replicas)
     others = np.delete(everybody, absent)
     certificate: Certificate | None = None
-    steward = fleet.names[founder]
+    first_drawn = fleet.names[founder]
     is_found = False
     quiet = -1  # rounds since everybody else held everything else
     turns_taken: set[Turn] = set()
@@ -359,7 +359,7 @@ def run_source(replicas: int = 600_000, seed: int = 0, sparks_sample: int = 256)
             quiet += 1
             turn = "withheld" if quiet == 0 else "named" if quiet == QUIET_ROUNDS else ""
         turns_taken.add(turn)
-        yield _round(fleet, number, turn, counted, steward, contacts, certificate, None if is_found else absent)
+        yield _round(fleet, number, turn, counted, first_drawn, contacts, certificate, None if is_found else absent)
         if turn == "named":
             is_found = True
         if turn == "closed":
@@ -369,7 +369,9 @@ def run_source(replicas: int = 600_000, seed: int = 0, sparks_sample: int = 256)
 
     assert certificate is not None, "a closed epoch is complete"
     fleet.open_epoch()
-    yield _round(fleet, number + 1, "opened", fleet.count(absent_bit), steward_of(certificate), 0, certificate, None)
+    yield _round(
+        fleet, number + 1, "opened", fleet.count(absent_bit), first_drawn_of(certificate), 0, certificate, None
+    )
 
 
 def _round(
@@ -377,7 +379,7 @@ def _round(
     number: int,
     turn: Turn,
     counted: Counted,
-    steward: str,
+    first_drawn: str,
     contacts: int,
     certificate: Certificate | None,
     absent: int | None,
@@ -392,7 +394,7 @@ def _round(
         turn=turn,
         epoch=fleet.epoch,
         epoch_state="closed" if stable == replicas else "complete" if whole else "open",
-        steward=steward,
+        first_drawn=first_drawn,
         alone=alone,
         behind=replicas - alone - whole,
         whole=whole,

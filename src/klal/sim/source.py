@@ -135,12 +135,12 @@ def certificate_of(epoch: int, members: Iterable[str], lengths: Mapping[str, int
 
 
 def draw(certificate: str, member: str) -> str:
-    """Return a member's lot in the epoch after `certificate`; the least is its steward (W24)."""
+    """Return a member's lot in the epoch after `certificate`, which settles ties: the least comes first (W24)."""
     return _hash("draw", certificate, member)
 
 
-def steward_of(certificate: Certificate) -> str:
-    """Return the steward of the epoch after `certificate`: drawn anew each time, so no key is favoured (W24)."""
+def first_drawn_of(certificate: Certificate) -> str:
+    """Return whose lot is least in the epoch after `certificate`: drawn anew each time, so no key is favoured (W24)."""
     named = certificate.hash
     return min(certificate.members, key=lambda member: draw(named, member))
 
@@ -406,15 +406,15 @@ class Whole:
             certificate = certificate_of(number, cut.members, lengths, certificate.hash if certificate else "")
         return certificate
 
-    def steward(self, member: str, epoch: int) -> str | None:
-        """Return the steward of `epoch`, or None while the epoch before is not complete here (W24).
+    def first_drawn(self, member: str, epoch: int) -> str | None:
+        """Return who comes first in the ties of `epoch`, or None while the epoch before is not complete here (W24).
 
         The founder is the first, being the only member there is when the space begins.
         """
         if epoch == 0:
             return self.members[0]
         certificate = self.certificate(member, epoch - 1)
-        return steward_of(certificate) if certificate else None
+        return first_drawn_of(certificate) if certificate else None
 
     def is_closed(self, member: str, epoch: int) -> bool:
         """True when the newest receipt here of every counted member names the certificate of `epoch` (W19)."""

@@ -204,6 +204,10 @@ class Applier:
             return False
         return log.applied_length >= max(allowed.get(log.log, 0), self._vouched.get(log.log, 0))
 
+    def forget_vouched(self) -> None:
+        """Forget who was let in: what was rolled back meanwhile may have said it."""
+        self._vouched = {}
+
     def _vouch(self, header: Header) -> None:
         """Let in what a change had seen that may be applied itself: its member's word for them."""
         for hashed in header.past:

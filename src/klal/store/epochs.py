@@ -15,7 +15,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from klal.errors import DamagedError
@@ -76,6 +76,7 @@ class Epochs:
         self._applier = applier
         self.words = Words(connection, history)
         self._variants: dict[tuple[object, ...], Closed] = {}
+        self.expelled: frozenset[bytes] = frozenset()
         applier.certificate_in = self.certificate_in
 
     def load(self) -> None:
@@ -120,6 +121,28 @@ class Epochs:
         return len(self._applier.closed)
 
     @property
+    def open_epoch(self) -> int:
+        """Return the first epoch that is not decided here: not complete, or its steward has yet to name it (EPO-8)."""
+        return len(self._decided(self._applier.closed, None))
+
+    def _decided(self, chain: Sequence[Closed], within: Vector | None) -> Sequence[Closed]:
+        """Return the leading certificates of a chain that nothing said later can put in the place of another."""
+        for at, closed in enumerate(chain):
+            said = self.words.said(closed.cut.epoch, within)
+            is_plain = self._is_closed_once(said.closes.values()) and not any(
+                gone.epoch == closed.cut.epoch and gone.kind != "left" for gone in closed.cut.gone
+            )
+            if not is_plain and not any(
+                isinstance(each.act, Certify) and each.act.certificate == closed.certificate_hash for each in said.words
+            ):
+                return chain[:at]
+        return chain
+
+    def cut_before(self, epoch: int) -> Cut:
+        """Return the cut of the epoch before one that is complete here or next, or NOTHING."""
+        return self._applier.closed[epoch - 1].cut if epoch else closing.NOTHING
+
+    @property
     def previous(self) -> Cut:
         """Return the cut of the newest epoch that is complete here, or NOTHING."""
         return self._applier.closed[-1].cut if self._applier.closed else closing.NOTHING
@@ -149,9 +172,10 @@ class Epochs:
 
     def gone(self, member_id: bytes) -> Gone | None:
         """Return how a member has gone, or None while it belongs, or once it said that it is back (MEM-8)."""
-        gone = next((each for each in self.previous.gone if each.member_id == member_id), None)
+        decided = self.cut_before(self.open_epoch)
+        gone = next((each for each in decided.gone if each.member_id == member_id), None)
         is_back = gone is not None and any(
-            entry.member_id == member_id and undoes(self.previous, entry, gone) for entry in self.words.returns()
+            entry.member_id == member_id and undoes(decided, entry, gone) for entry in self.words.returns()
         )
         return None if is_back else gone
 
@@ -181,12 +205,11 @@ class Epochs:
 
     def steward(self, epoch: int) -> bytes:
         """Return the steward of an epoch as it stands here; empty bytes when vacant, or where nobody can know yet."""
-        closed = self._applier.closed
-        if epoch < len(closed):
-            return closed[epoch].cut.steward
-        if epoch > len(closed):
+        if epoch < self.open_epoch:
+            return self._applier.closed[epoch].cut.steward
+        if epoch > len(self._applier.closed):
             return b""
-        return steward_of(self.previous, self.words.said(epoch), self.founder)
+        return steward_of(self.cut_before(epoch), self.words.said(epoch), self.founder)
 
     def electorate(self, epoch: int, within: Vector) -> tuple[bytes, ...]:
         """Return who may vote in an epoch, as a past has it (EPO-9).
@@ -240,7 +263,11 @@ class Epochs:
         """True while an epoch can come to one certificate only."""
         if any(isinstance(each.act, Retire | Expel | Certify) for each in self.words.said(epoch).words):
             return False
-        return all(len(refs) == 1 for refs in self.words.closes(epoch).values())
+        return self._is_closed_once(self.words.closes(epoch).values())
+
+    def _is_closed_once(self, closes: Iterable[Sequence[ChangeRef]]) -> bool:
+        """True when nobody closed an epoch a second time without having seen its first Close, as a copied file does."""
+        return all(self._history.sees(other, refs[0]) for refs in closes for other in refs[1:])
 
     def _next_in(self, before: Sequence[Closed], within: Vector | None) -> Closed | None:
         """Return the certificate of the epoch after `before` that a past gives, or None."""
@@ -303,8 +330,9 @@ class Epochs:
             epoch = closed.cut.epoch
             votes = self.words.votes(epoch)
             take = self.words.said(epoch).take()
-            electorate_count = len(self.electorate(epoch, self._history.applied_lengths())) if votes else 0
-            is_free = may_name(votes, member_id, take, named_by(epoch) if votes else (), electorate_count)
+            electorate = self.electorate(epoch, self._history.applied_lengths()) if votes else ()
+            named = named_by(epoch).intersection(electorate) if votes else ()
+            is_free = may_name(votes, member_id, take, named, electorate)
             if not is_free or self.needs_word(closed):
                 break
             found = closed.certificate_hash
@@ -361,14 +389,15 @@ class Epochs:
         within = dict(self._history.vector(ref))
         within[ref.log] = ref.seq
         chain = self.chain(within)
-        epoch = len(chain)
+        # An epoch whose certificate its steward has yet to name is open still for words: the steward may be lost.
+        epoch = len(self._decided(chain, within))
         said = self.words.said(epoch, within)
         return Past(
             epoch,
-            steward_of(chain[-1].cut if chain else closing.NOTHING, said, self.founder),
-            self.electorate(epoch, within),
-            self.words.votes(epoch, within),
-            said,
+            steward_of(chain[epoch - 1].cut if epoch else closing.NOTHING, said, self.founder),
+            partial(self.electorate, within=within),
+            partial(self.words.votes, within=within),
+            {self._history.logs[index].member_id for index, length in within.items() if length},
             [each.certificate_hash for each in chain],
             [each.cut.steward for each in chain],
         )
@@ -401,6 +430,7 @@ class Epochs:
             for index, length in self._history.vector(word.change).items():
                 if self._history.logs[index].member_id == word.act.member:
                     allowed[index] = max(allowed.get(index, 0), length)
+        self.expelled = frozenset(asked)
         # Afterwards, since whoever was invited by one who was expelled waits too.
         for log in self._history.logs.values():
             if log.length and not log.applied_length and self._is_late(log, asked):
@@ -420,6 +450,16 @@ class Epochs:
                 is_of_its_epoch = epoch == act.invitation.epoch and epoch >= self.next_epoch
                 return not is_of_its_epoch or act.invitation.inviter in asked
         return False
+
+    def came_late(self, log: Log) -> bool:
+        """True when a newcomer whose join is applied here is in no cut yet though its epoch is over (MEM-10)."""
+        if log.start or any(log.member_id in closed.cut.closes for closed in self._applier.closed):
+            return False
+        is_known = any(self.previous.lengths.get(each.log) for each in self._logs_of(log.member_id))
+        return not is_known and self._history.read(ChangeRef(log.log, 0)).header.epoch < self.next_epoch
+
+    def _logs_of(self, member_id: bytes) -> list[Log]:
+        return [log for log in self._history.logs.values() if log.member_id == member_id]
 
     def _is_let_in_again(self, expulsion: Spoken) -> bool:
         """True when a steward who had seen this expulsion admitted the member again."""

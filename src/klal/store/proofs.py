@@ -55,8 +55,8 @@ def certified(store: Store, epoch: int | None) -> Certificate:
     number = store.epochs.next_epoch - 1 if epoch is None else epoch
     certificate = store.certificate(number) if number >= 0 else None
     if certificate is None:
-        what = "no epoch" if epoch is None else f"epoch {epoch}"
-        raise IncompleteError(f"{what} is complete here, so nothing can be proved under it", epoch=epoch)
+        what = "no epoch" if epoch is None else f"no epoch of number {epoch}"
+        raise IncompleteError(f"nothing can be proved yet: {what} is complete here", epoch=epoch)
     return certificate
 
 

@@ -24,12 +24,12 @@ from klal.model.acts import (
     Hand,
     Leave,
     Retire,
-    Return,
     Support,
     Take,
     Word,
 )
 from klal.model.codec import NAME_LENGTH_MAX
+from klal.model.header import NO_CERTIFICATE
 from klal.rules.membership import choices, taken_round, tally
 from klal.store.history import Log
 from klal.store.store import Store
@@ -62,11 +62,11 @@ class Stewardship:
 
     def retire(self, member_id: bytes, reason: str) -> int:
         """Go on without a member in the open epoch, and return its number (EPO-7)."""
-        return self._remove(Retire(member_id, self._epochs.next_epoch, _checked(reason)), "retire")
+        return self._remove(Retire(member_id, self._epochs.open_epoch, _checked(reason)), "retire")
 
     def expel(self, member_id: bytes, reason: str) -> int:
         """Expel a member in the open epoch, and return its number (EPO-7, MEM-9)."""
-        return self._remove(Expel(member_id, self._epochs.next_epoch, _checked(reason)), "expel")
+        return self._remove(Expel(member_id, self._epochs.open_epoch, _checked(reason)), "expel")
 
     def _remove(self, word: Retire | Expel, verb: str) -> int:
         self._require_standing()
@@ -83,8 +83,9 @@ class Stewardship:
             )
         if isinstance(word, Retire) and word.member in self._epochs.words.closes(epoch):
             raise UsageError(f"that member has finished epoch {epoch}: nobody waits for it")
-        if word.member in {each.member_id for each in self._epochs.previous.gone}:
+        if self._epochs.gone(word.member) is not None:
             raise UsageError("that member is gone already")
+        self._require_met(word.member)
         self._say(word)
         return epoch
 
@@ -102,7 +103,23 @@ class Stewardship:
 
     def _heir(self, epoch: int) -> bool:
         words = self._epochs.words.said(epoch).words
-        return any(isinstance(each.act, Hand) and each.member_id == self._store.member_id for each in words)
+        hands = [each.act for each in words if isinstance(each.act, Hand) and each.member_id == self._store.member_id]
+        return any(self._stays(act.member) for act in hands)
+
+    def _stays(self, member_id: bytes) -> bool:
+        """True when another member is one of the next epoch too, as far as said here."""
+        leaving = {
+            each.member_id
+            for each in self._epochs.words.said(self._epochs.open_epoch).words
+            if isinstance(each.act, Leave)
+        }
+        is_gone = self._epochs.gone(member_id) is not None or member_id in self._epochs.removed()
+        return not is_gone and member_id != self._store.member_id and member_id not in leaving
+
+    def _require_met(self, member_id: bytes) -> None:
+        logs = self._store.history.logs.values()
+        if not any(log.applied_length for log in logs if log.member_id == member_id):
+            raise UsageError("nothing of that member is applied here", hint="klal status says what it waits for")
 
     def come_back(self) -> None:
         """Say that this member, who left or was retired, is back (MEM-8)."""
@@ -111,7 +128,7 @@ class Stewardship:
             raise UsageError("this member is not gone")
         if gone.kind == "expelled":
             raise UsageError("this member was expelled: only the steward can admit it again", rule="MEM-9")
-        self._say(Return())
+        self._store.come_back()
 
     # -- others --------------------------------------------------------------------------
 
@@ -119,7 +136,7 @@ class Stewardship:
         """Let in who joined too late for their epoch; as the steward, who was expelled, or is gone on without."""
         self._require_standing()
         gone = {each.member_id: each.kind for each in self._epochs.previous.gone}
-        is_steward = self._epochs.steward(self._epochs.next_epoch) == self._store.member_id
+        is_steward = self._epochs.steward(self._epochs.open_epoch) == self._store.member_id
         if gone.get(member_id) == "expelled" and not is_steward:
             raise UsageError("only the steward can admit a member who was expelled", rule="MEM-9")
         is_taken_back = is_steward and member_id in self._epochs.removed()
@@ -133,16 +150,18 @@ class Stewardship:
     def hand(self, member_id: bytes) -> int:
         """Hand the stewardship to a member from the next epoch on; return the open epoch (EPO-6)."""
         self._require_standing()
-        epoch = self._epochs.next_epoch
+        epoch = self._epochs.open_epoch
         if self._epochs.steward(epoch) != self._store.member_id:
             raise UsageError(f"only the steward of epoch {epoch} can hand its place on", rule="EPO-6")
+        if not self._stays(member_id):
+            raise UsageError("the stewardship is handed to another member, who stays")
         self._say(Hand(epoch, member_id))
         return epoch
 
     def support(self, candidate: bytes) -> Votes:
         """Give this member's one vote of the newest round to a candidate, and return how things stand (EPO-9)."""
         self._require_standing()
-        epoch = self._epochs.next_epoch
+        epoch = self._epochs.open_epoch
         me = self._store.member_id
         within = self._store.history.applied_lengths()
         if me not in self._epochs.electorate(epoch, within):
@@ -151,6 +170,10 @@ class Stewardship:
                 rule="EPO-9",
                 hint="those vote whom the epoch before counted; in epoch 0, whom a change of the founder's has seen",
             )
+        if self._epochs.steward(epoch) == candidate and taken_round(self._epochs.words.said(epoch).take()):
+            return self.votes()
+        if self._has_named(epoch):
+            raise UsageError(f"this member has put its name to a certificate of epoch {epoch}", rule="EPO-9")
         number = self._round_for(candidate, epoch)
         mine = choices(self._epochs.words.votes(epoch)).get(me, {})
         if mine.get(number) == candidate:
@@ -168,9 +191,9 @@ class Stewardship:
         is_free = voted.get(self._store.member_id, {}).get(newest, candidate) == candidate
         return newest if is_free and taken_round(self._epochs.words.said(epoch).take()) < newest else newest + 1
 
-    def votes(self) -> Votes:
-        """Return who supports whom in the newest round of the open epoch."""
-        epoch = self._epochs.next_epoch
+    def votes(self, epoch: int | None = None) -> Votes:
+        """Return who supports whom in the newest round of an epoch, by default the open one."""
+        epoch = self._epochs.open_epoch if epoch is None else epoch
         electorate = self._epochs.electorate(epoch, self._store.history.applied_lengths())
         rounds = tally(self._epochs.words.votes(epoch), electorate)
         newest = max(rounds, default=0)
@@ -183,7 +206,7 @@ class Stewardship:
         """Say what is this member's to say: whose work it answers for, that it is elected, which certificate stands."""
         store = self._store
         own = store.writer.own
-        if store.identity is None or store.is_returning or own is None or own.log.member_id != store.member_id:
+        if store.identity is None or store.is_entering or own is None or own.log.member_id != store.member_id:
             return
         if self._owes_acknowledgement(own.log):
             store.acknowledge()
@@ -198,20 +221,26 @@ class Stewardship:
     def _owes_acknowledgement(self, own: Log) -> bool:
         """True when this member had applied work of one who is questioned now, and no change of its own says so yet."""
         questioned = self._store.applier.questioned
-        seen = self._store.history.head_vector(own) if questioned else {}
-        return any(
-            log.member_id in questioned and log.applied_length > seen.get(log.log, log.start)
-            for log in self._store.history.logs.values()
-        )
+        seen = self._store.history.head_vector(own)
+        logs = self._store.history.logs.values()
+        unsaid = [log for log in logs if log.applied_length > seen.get(log.log, log.start)]
+        return any(log.member_id in questioned or self._epochs.came_late(log) for log in unsaid)
 
     def _take_if_elected(self) -> None:
-        me = self._store.member_id
-        votes = self.votes()
-        voters = votes.supporters.get(me, ())
-        if len(voters) < votes.needed or me not in voters:
-            return
-        if taken_round(self._epochs.words.said(votes.epoch).take()) < votes.round:
-            self._say(Take(votes.epoch, votes.round))
+        for epoch in range(self._epochs.next_epoch + 1):
+            if epoch > self._epochs.next_epoch:
+                return  # What was just taken has opened an earlier epoch again.
+            votes = self.votes(epoch)
+            voters = votes.supporters.get(self._store.member_id, ())
+            if len(voters) >= votes.needed and taken_round(self._epochs.words.said(epoch).take()) < votes.round:
+                self._say(Take(epoch, votes.round))
+
+    def _has_named(self, epoch: int) -> bool:
+        """True when a receipt of this member names a certificate of an epoch or a later one."""
+        earlier = {closed.certificate_hash for closed in self._store.applier.closed[:epoch]} | {NO_CERTIFICATE}
+        statements = [receipt.statement for receipt in self._store.knowledge.receipts().values()]
+        mine = [each.certificate for each in statements if each.member_id == self._store.member_id]
+        return any(named not in earlier for named in mine)
 
     def _is_bound(self, epoch: int) -> bool:
         """True while this member has voted for another steward of an epoch, who may still win (EPO-9)."""
@@ -238,7 +267,7 @@ class Stewardship:
 _HOW_GONE = {"left": "left after", "retired": "was retired from", "expelled": "was expelled in"}
 
 
-def _checked(reason: str) -> str:
-    if not 0 < len(reason) <= NAME_LENGTH_MAX or not reason.isprintable():
+def _checked(reason: object) -> str:
+    if not isinstance(reason, str) or not 0 < len(reason) <= NAME_LENGTH_MAX or not reason.isprintable():
         raise UsageError(f"a reason has 1 to {NAME_LENGTH_MAX} printable characters")
     return reason

@@ -29,18 +29,17 @@ from klal.errors import (
 from klal.model.acts import (
     Act,
     AddColumn,
+    Certify,
     Close,
     CreateIndex,
     CreateTable,
     CreateView,
     DropColumn,
-    Expel,
     Genesis,
     Invite,
     Join,
     NameMoment,
     Rename,
-    Retire,
     Return,
     SchemaAct,
     SetPolicy,
@@ -50,7 +49,7 @@ from klal.model.acts import (
     make_join,
 )
 from klal.model.certificate import Certificate
-from klal.model.codec import HASH_SIZE, UNIX_MS_MAX, pack, unpack
+from klal.model.codec import EPOCH_MAX, HASH_SIZE, UNIX_MS_MAX, pack, unpack
 from klal.model.header import ACTS_TABLE, header_hash
 from klal.model.keys import INCARNATION_SIZE, SEED_SIZE, SigningKey, log_id_of
 from klal.model.receipt import HeldHead, Statement, make_receipt
@@ -238,11 +237,13 @@ class Store:
         """Work out which epoch this member writes in now (EPO-2)."""
         own = self.writer.own
         finished = 0 if own is None else self.epochs.finished(own.log.member_id)
-        self.writer.epoch = max(finished, self.epochs.next_epoch, self._meta("entry_epoch") or 0)
-        if own is not None and self.writer.epoch == self.epochs.next_epoch:
-            # Whoever is gone on without has no more to say in this epoch (MEM-7).
-            self.writer.epoch += own.log.member_id in self.epochs.removed()
+        self.writer.epoch = max(finished, self.epochs.open_epoch, self._meta("entry_epoch") or 0)
         self._gone = None if own is None else self.epochs.gone(own.log.member_id)
+        if self._gone is not None:
+            # It has applied what others write in epochs that it does not finish; a header is of no earlier one.
+            heads = [log for log in self.history.logs.values() if log.applied_length > log.start]
+            applied = (self.history.read(ChangeRef(log.log, log.applied_length - 1)).header.epoch for log in heads)
+            self.writer.epoch = max(self.writer.epoch, *applied)
 
     # -- transactions --------------------------------------------------------------------
 
@@ -559,6 +560,7 @@ class Store:
         # A run that does not fit is undone with its transaction, which must be this one's own.
         in_runs = not self.in_transaction
         is_done = False
+        self.applier.forget_vouched()
         self.epochs.question()
         self._heed_retirement()
         with self.writer.engine_writes():
@@ -577,18 +579,19 @@ class Store:
         return total
 
     def _heed_retirement(self) -> None:
-        """Go on to the next epoch if a change held here, though parked, says that this one goes on without me (EPO-2).
+        """Go on to the next epoch if a change held here, though parked, names the certificate of this one (MEM-7).
 
-        Whoever is retired finishes no more, and would otherwise wait for itself to hear of it.
+        Then it is decided who was counted, and whoever has not finished was not: it would wait for itself.
         """
         epoch = self.writer.epoch
         steward = self.epochs.steward(epoch)
+        is_removed = self.member_id in self.epochs.removed()
         for log in self.history.logs.values():
-            if log.member_id == steward != self.member_id:
+            if log.member_id != self.member_id and (log.member_id == steward or is_removed):
                 for stored in self.history.lines(log, log.applied_length, log.payload_length):
                     data = self.history.part(stored, ACTS_TABLE) if stored.header.epoch > epoch else None
                     for act in () if data is None else acts_of(data):
-                        if isinstance(act, Retire | Expel) and (act.member, act.epoch) == (self.member_id, epoch):
+                        if isinstance(act, Certify) and act.epoch == epoch:
                             with self.writing():
                                 self._set_meta("entry_epoch", epoch + 1)
                                 self._renew_epoch()
@@ -603,11 +606,13 @@ class Store:
         while progress and left > 0:
             progress = False
             vouched_count = self.applier.vouched_count
+            # Whoever has gone finishes nothing more, so nothing of a later epoch need wait for that (EPO-2).
+            epoch_max = EPOCH_MAX if self._gone is not None else self.writer.epoch
             for log in list(self.history.logs.values()):
                 while log.applied_length < log.payload_length and left > 0:
-                    together = self.runs.apply(log, self.writer.epoch, left) if in_runs else 0
+                    together = self.runs.apply(log, epoch_max, left) if in_runs else 0
                     if not together:
-                        acts = self.applier.apply(log, self.writer.epoch)
+                        acts = self.applier.apply(log, epoch_max)
                         if acts is None:
                             break
                         self._after_apply(log, acts)
@@ -641,8 +646,13 @@ class Store:
 
     def _advance(self) -> None:
         self.writer.uniques.settle()
+        before = self.writer.epoch
         self.epochs.advance()
         self._renew_epoch()
+        if self.writer.epoch < before:
+            # An epoch is open again. What is applied of a later one stays, and a header is of no earlier one (EPO-1).
+            self._set_meta("entry_epoch", before)
+            self._renew_epoch()
 
     def _admit_member(self, log: Log, seq: int, act: Act) -> None:
         """Enter a member by its join, or the founder by the genesis (MEM-1, MEM-2).
@@ -713,6 +723,11 @@ class Store:
         self._is_entering = False
 
     @property
+    def is_entering(self) -> bool:
+        """True while this member's join is still to be written, or found not to be needed."""
+        return self._is_entering
+
+    @property
     def is_returning(self) -> bool:
         """True when `enter_if_waiting` has something to do before a local write."""
         return self._is_entering or self._gone is not None
@@ -723,7 +738,12 @@ class Store:
             raise UsageError(f"this member left after epoch {gone.epoch}", hint="klal return FILE says that it is back")
         if gone.kind == "expelled":
             raise UsageError(f"this member was expelled in epoch {gone.epoch}: {gone.reason}", rule="MEM-9")
+        self.come_back()
+
+    def come_back(self) -> None:
+        """Append the word that this member is back, in an epoch no earlier than any it has applied."""
         with self.writing(durable=True), self.writer.engine_writes():
+            self._set_meta("entry_epoch", self.writer.epoch)
             self.append_acts(Return())
 
     def _enter(self, ticket: Ticket) -> None:

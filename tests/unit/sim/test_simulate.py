@@ -35,7 +35,7 @@ def test_json_is_one_object_with_the_same_story():
     assert code == 0
     assert (story["simulated"], story["replicas"], story["sample"]) == (True, 50, 50)
     assert story["rounds"][story["closed_in_round"]]["stable"] == 50
-    assert story["rounds"][-1]["steward"] == story["steward"]
+    assert story["rounds"][-1]["first_drawn"] == story["first_drawn"]
     assert [one["number"] for one in story["rounds"]] == list(range(len(story["rounds"])))
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klal.sim import fleet as arrays
-from klal.sim.source import Change, ChangeId, Close, Join, Whole, certificate_of, draw, run_source, steward_of
+from klal.sim.source import Change, ChangeId, Close, Join, Whole, certificate_of, draw, first_drawn_of, run_source
 
 NAMES = ("ana", "ben", "cem", "dov", "eva")
 TABLES = ("x", "y")
@@ -523,28 +523,28 @@ def test_whoever_joined_inside_the_cut_is_counted_to_a_fixpoint():
 
 
 def test_over_many_epochs_the_draw_favours_no_key():
-    """W24: 4,000 stewards drawn among 8; the chi-square of 7 degrees of freedom is below 24.3 in 999 of 1,000 runs."""
+    """W24: 4,000 draws among 8; the chi-square of 7 degrees of freedom is below 24.3 in 999 of 1,000 runs."""
     names = tuple(f"member {i}" for i in range(8))
     wins, previous = Counter(), ""
     for epoch in range(4_000):
         certificate = certificate_of(epoch, names, dict.fromkeys(names, epoch), previous)
-        wins[steward_of(certificate)] += 1
+        wins[first_drawn_of(certificate)] += 1
         previous = certificate.hash
 
     expected = 4_000 / len(names)
     assert sum((wins[name] - expected) ** 2 / expected for name in names) < 24.3
-    assert steward_of(certificate) == min(names, key=lambda name: draw(previous, name))
+    assert first_drawn_of(certificate) == min(names, key=lambda name: draw(previous, name))
 
 
-def test_the_steward_of_the_next_epoch_is_drawn_from_the_certificate():
+def test_the_draw_of_the_next_epoch_comes_from_the_certificate():
     whole, names = fleet_of(3)
-    assert whole.steward("a1", 0) == "a0"
+    assert whole.first_drawn("a1", 0) == "a0"
     for name in names:
         whole.finish(name)
-    assert whole.steward("a0", 1) is None
+    assert whole.first_drawn("a0", 1) is None
     meet_all(whole)
 
-    assert {whole.steward(name, 1) for name in names} == {steward_of(whole.certificate("a0", 0))}
+    assert {whole.first_drawn(name, 1) for name in names} == {first_drawn_of(whole.certificate("a0", 0))}
 
 
 def test_changes_are_told_apart_by_what_they_are():
