@@ -16,7 +16,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from klal.model.acts import Admit, Expel, Hand, Leave, Retire, Take
@@ -134,14 +134,14 @@ class Ground:
 
     Shape:
         founder: the space's first member.
-        entries: every entry and return that is applied here.
+        entries: gives every entry and return that is applied here.
         vector_of: a change's past, as prefix lengths; the change itself is in it or not, which makes no difference.
         groups_of: (the Take in force or None, the cut's lengths) -> groups of members, in the order in which the
             steward had come to know them: at least half of every leading stretch of groups must be counted.
     """
 
     founder: bytes
-    entries: Collection[Entry]
+    entries: Callable[[], Iterable[Entry]]
     vector_of: Callable[[ChangeRef], Vector]
     groups_of: Callable[[Spoken | None, Vector], Iterable[Sequence[bytes]]] = field(default=lambda _take, _lengths: ())
 
@@ -175,30 +175,37 @@ def cut_of(previous: Cut, said: Said, ground: Ground) -> Cut | Open:
     counted -= removed
     gone = {each.member_id: each for each in previous.gone}
     lengths = dict(previous.lengths)
-    while True:
-        for member_id in counted & said.closes.keys():
-            close = said.closes[member_id][0]
-            for log, length in ground.vector_of(close).items():
-                lengths[log] = max(lengths.get(log, 0), length)
-            lengths[close.log] = max(lengths.get(close.log, 0), close.seq + 1)
+    fresh = sorted(counted & said.closes.keys())
+    if fresh or lengths:
         # Whoever joined inside the cut has work in it and must be heard too (EPO-3). That is
         # worked out while some are silent as well: whom it waits for is all of them (W10).
-        inside = {
-            entry.member_id
-            for entry in ground.entries
-            if lengths.get(entry.change.log, 0) > entry.change.seq
-            and _lets_in(previous, entry, gone.get(entry.member_id))
-        }
-        inside -= removed
-        if inside <= counted:
-            break
-        counted |= inside
+        entries: dict[int, list[Entry]] = {}
+        for entry in ground.entries():
+            if entry.member_id not in removed and _lets_in(previous, entry, gone.get(entry.member_id)):
+                entries.setdefault(entry.change.log, []).append(entry)
+        risen: list[Iterable[int]] = [previous.lengths]
+        while risen or fresh:
+            for entry in (entry for logs in risen for log in logs for entry in entries.get(log, ())):
+                if lengths[entry.change.log] > entry.change.seq and entry.member_id not in counted:
+                    counted.add(entry.member_id)
+                    if entry.member_id in said.closes:
+                        fresh.append(entry.member_id)
+            risen = [_raise(lengths, said.closes[member_id][0], ground) for member_id in fresh]
+            fresh = []
     waiting = sorted(counted - said.closes.keys())
     if waiting or not counted:
         return Open(tuple(waiting))  # Where everybody has left, nobody is waited for, and nothing can be closed.
     if removed and not _has_half(counted, ground.groups_of(said.take(), lengths)):
         return Open((), is_too_few=True)
     return _made(previous, said, ground, counted, lengths, removals)
+
+
+def _raise(lengths: dict[int, int], close: ChangeRef, ground: Ground) -> list[int]:
+    """Take a Close with its past into a cut, and return the logs of which more is in it now."""
+    past = {**ground.vector_of(close), close.log: close.seq + 1}
+    risen = [log for log, length in past.items() if length > lengths.get(log, 0)]
+    lengths.update((log, past[log]) for log in risen)
+    return risen
 
 
 def uncounted(previous: Cut, said: Said, ground: Ground) -> dict[bytes, str]:

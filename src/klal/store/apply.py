@@ -32,7 +32,7 @@ from klal.store.history import STATE_APPLIED, STATE_DROPPED, STATE_VOID, History
 from klal.store.lost import Lost
 from klal.store.rows import Rows
 from klal.store.sql import Connection
-from klal.store.window import Window
+from klal.store.window import Unseen, Window
 
 _ROWS_PER_INSERT = 16  # More per statement gains nothing; plain multi-row INSERT without OR FAIL loses.
 _STRICT_TYPES: dict[str, tuple[type, ...]] = {
@@ -88,8 +88,8 @@ class Applier:
         past = self._applied_past(ref, header)
         if past is None:
             return None
-        before = self._history.head_vector(log)
-        vector = self._vector(before, past)
+        rose = self._history.risen(log, past)
+        vector = {**self._history.head_vector(log), **rose}
         if self._history.floor and self._lacks(log, stored, vector):
             return None  # What it must be compared with was put down, and is wanted again (CMP-5).
         fault = self._fault(self._newest(ref), header, past, vector)
@@ -105,13 +105,14 @@ class Applier:
             )
             # The past is recorded before the rows: the merge asks what this change saw.
             vector[log.log] = ref.seq + 1
-            self._history.record_past(ref, before, vector)
+            self._history.record_past(ref, rose)
             acts, state = self._perform(ref, stored, order, vector)
         else:
             vector[log.log] = ref.seq + 1
-            self._history.record_past(ref, before, vector)
+            self._history.record_past(ref, rose)
         log.vector = vector
         log.applied_length += 1
+        self.window.grew(log)
         log.order_stamp = stamp
         self._history.set_state(stored.lsn, state, stamp)
         return acts
@@ -126,17 +127,18 @@ class Applier:
         past = self._applied_past(ref, stored.header)
         if past is None:
             return False
-        before = self._history.head_vector(log)
-        vector = self._vector(before, past)
+        rose = self._history.risen(log, past)
+        vector = {**self._history.head_vector(log), **rose}
         stamp = self._stamp(ref, stored.header, past)
         acts = self._history.part(stored, ACTS_TABLE) if ref.seq == 0 and stored.state != STATE_VOID else None
         for act in () if acts is None else decode_acts(acts):
             if isinstance(act, Genesis):
                 self.not_after_ms = act.policy.not_after_ms
         vector[log.log] = ref.seq + 1
-        self._history.record_past(ref, before, vector)
+        self._history.record_past(ref, rose)
         log.vector = vector
         log.applied_length += 1
+        self.window.grew(log)
         log.order_stamp = stamp
         self._history.set_state(stored.lsn, stored.state, stamp)
         return True
@@ -165,7 +167,8 @@ class Applier:
             past = self._applied_past(ref, stored.header)
             if past is None or stored.header.epoch > epoch_max:
                 continue
-            for lacking in self._lacks(log, stored, self._vector(self._history.head_vector(log), past)):
+            vector = {**self._history.head_vector(log), **self._history.risen(log, past)}
+            for lacking in self._lacks(log, stored, vector):
                 found.setdefault(lacking.log, set()).add(lacking.seq)
         return {index: sorted(seqs) for index, seqs in found.items()}
 
@@ -217,17 +220,6 @@ class Applier:
                 if self._vouched.get(log.log, log.applied_length) < stop:
                     self._vouched[log.log] = stop
                     self.vouched_count += 1
-
-    def _vector(self, before: dict[int, int], past: Sequence[ChangeRef]) -> dict[int, int]:
-        vector = dict(before)
-        for dependency in past:
-            log = self._history.logs[dependency.log]
-            is_head = dependency.seq == log.applied_length - 1
-            seen = self._history.head_vector(log) if is_head else self._history.vector(dependency)
-            for index, length in seen.items():
-                if length > vector.get(index, 0):
-                    vector[index] = length
-        return vector
 
     def _newest(self, ref: ChangeRef) -> Stored | None:
         below = self._history.before(ref)
@@ -291,7 +283,6 @@ class Applier:
 
     def _effects(self, ref: ChangeRef, stored: Stored, order: OrderKey, vector: dict[int, int]) -> tuple[Act, ...]:
         unseen = self.window.unseen(vector)
-        unseen.pop(ref.log, None)
         acts = self._acts(self._history.logs[ref.log], stored, order)
         self.lost.note_drops(ref, acts, vector, unseen)
         for part in stored.header.parts:
@@ -309,8 +300,7 @@ class Applier:
         for act in acts:
             self._check_entry(log, stored.header, act)
         declared = [act for act in acts if isinstance(act, SchemaAct)]
-        if declared:
-            self._catalog.declare(declared, order_bytes(order))
+        if declared and self._catalog.declare(declared, order_bytes(order)):
             self._rows.forget()
         for act in acts:
             if isinstance(act, Genesis):
@@ -341,7 +331,7 @@ class Applier:
             raise MembershipError("another genesis cannot enter this space", rule="MEM-1")
 
     def merge_part(
-        self, ref: ChangeRef, order: OrderKey, table_id: bytes, data: bytes, unseen: dict[int, tuple[int, int]]
+        self, ref: ChangeRef, order: OrderKey, table_id: bytes, data: bytes, unseen: Unseen
     ) -> None:
         """Merge the rows of one part of a change.
 
@@ -404,7 +394,7 @@ class Applier:
         columns: tuple[ColumnInfo, ...],
         segment: Segment,
         slow: set[Key],
-        unseen: dict[int, tuple[int, int]],
+        unseen: Unseen,
     ) -> None:
         is_sum = segment.kind is Kind.UPDATE and not table.merge_columns.merges.keys().isdisjoint(segment.columns)
         if segment.kind is Kind.DELETE or is_sum or not (columns or segment.kind is Kind.INSERT):
@@ -427,7 +417,7 @@ class Applier:
             self.merge_rows(table, writes, unseen)
 
     def merge_rows(
-        self, table: Table, writes: Sequence[tuple[Key, Write]], unseen: Mapping[int, tuple[int, int]]
+        self, table: Table, writes: Sequence[tuple[Key, Write]], unseen: Unseen
     ) -> None:
         """Merge row writes of different keys into what is there, each with what the window holds of its key.
 
@@ -448,7 +438,7 @@ class Applier:
         except (apsw.ConstraintError, apsw.TooBigError) as error:
             raise MalformedError(f"row does not fit its table: {error}", rule="APP-4") from error
 
-    def _sees(self, change: ChangeRef, unseen: Mapping[int, tuple[int, int]]) -> Sees:
+    def _sees(self, change: ChangeRef, unseen: Unseen) -> Sees:
         """Return `History.sees` for a change that is applied now: what it saw follows from what it did not."""
 
         def sees(a: ChangeRef, b: ChangeRef) -> bool:

@@ -373,7 +373,7 @@ class Catalog:
             known.update(keys)
             self.unsettled[tab] = known if len(known) <= _TOUCH_COUNT_MAX else None
 
-    def declare(self, acts: Sequence[SchemaAct], order_key: bytes = UNNAMED_ORDER, *, is_own: bool = False) -> None:
+    def declare(self, acts: Sequence[SchemaAct], order_key: bytes = UNNAMED_ORDER, *, is_own: bool = False) -> bool:
         """Take in the schema acts of one change, and make the file's schema what all of them come to.
 
         Args:
@@ -381,9 +381,17 @@ class Catalog:
             order_key: Bytes that sort as the change that states them; left out for one that is being made here.
             is_own: True for the user's own statement: an index that raises on some row is refused.
 
+        Returns:
+            False when all of them were known, by changes that come before this one: nothing is changed then.
+
         Raises:
             MalformedError: SCH-4 or SCH-7, SQLite does not accept it.
         """
+        # Whoever joins states again what its ticket knew, so most of very many members state nothing new.
+        known = "SELECT order_key FROM klal_schema WHERE act = ?"
+        orders = [self._connection.execute(known, (encode_act(act),)).get for act in acts]
+        if all(order is not None and order <= order_key for order in orders):
+            return False
         for act in acts:
             check_act_reads_back(act)
         self._connection.executemany(
@@ -395,6 +403,7 @@ class Catalog:
         self._settle(is_own=is_own)
         self.load()
         self._connection.execute(violations_sql(self.by_id, self.schema))
+        return True
 
     def name_order(self, order_key: bytes) -> None:
         """Give the acts of this file's newest change the order key that it came to have."""

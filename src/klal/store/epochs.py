@@ -77,12 +77,15 @@ class Epochs:
         self.words = Words(connection, history)
         self._variants: dict[tuple[object, ...], Closed] = {}
         self.expelled: frozenset[bytes] = frozenset()
+        self._founder = b""
+        self._awaited: tuple[int, list[bytes]] = (0, [])
         applier.certificate_in = self.certificate_in
 
     def load(self) -> None:
         """Read the certificates, and with them the cuts, from the file."""
         self.words.load()
         self._variants = {}
+        self._awaited = (0, [])
         rows = self._connection.execute("SELECT certificate FROM klal_epoch ORDER BY epoch").fetchall()
         self._applier.closed = [
             self._closed(unpack(stored, Certificate, "stored certificate", CERTIFICATE_SIZE_MAX)) for (stored,) in rows
@@ -129,7 +132,8 @@ class Epochs:
         """Return the leading certificates of a chain that nothing said later can put in the place of another."""
         for at, closed in enumerate(chain):
             said = self.words.said(closed.cut.epoch, within)
-            is_plain = self._is_closed_once(said.closes.values()) and not any(
+            is_once = not self.words.is_repeated(closed.cut.epoch) or self._is_closed_once(said.closes.values())
+            is_plain = is_once and not any(
                 gone.epoch == closed.cut.epoch and gone.kind != "left" for gone in closed.cut.gone
             )
             if not is_plain and not any(
@@ -161,10 +165,11 @@ class Epochs:
     @property
     def founder(self) -> bytes:
         """Return the space's first member."""
-        founder: bytes | None = self._connection.execute(
-            "SELECT member_id FROM klal_member WHERE ticket_id IS NULL"
-        ).get
-        return founder or b""
+        if not self._founder:
+            self._founder = (
+                self._connection.execute("SELECT member_id FROM klal_member WHERE ticket_id IS NULL").get or b""
+            )
+        return self._founder
 
     def next_cut(self) -> Cut | Open:
         """Return the cut of the next epoch, or why it has none."""
@@ -184,15 +189,15 @@ class Epochs:
         return uncounted(self.previous, self.words.said(self.next_epoch), self._ground(self.previous))
 
     def _ground(self, previous: Cut) -> Ground:
+        return Ground(self.founder, self._entries, self._history.vector, partial(self._groups, previous))
+
+    def _entries(self) -> Iterator[Entry]:
         # Every log begins with its member's entry. Which of several a file met first differs
         # between files, so whoever has any of them inside the cut is counted (W28).
-        entries = [
-            Entry(log.member_id, ChangeRef(log.log, log.start))
-            for log in self._history.logs.values()
-            if log.applied_length > log.start
-        ]
-        entries.extend(self.words.returns())
-        return Ground(self.founder, entries, self._history.vector, partial(self._groups, previous))
+        for log in self._history.logs.values():
+            if log.applied_length > log.start:
+                yield Entry(log.member_id, ChangeRef(log.log, log.start))
+        yield from self.words.returns()
 
     def _groups(self, previous: Cut, take: Spoken | None, lengths: Vector) -> Iterator[Sequence[bytes]]:
         """Yield the members of whom at least half must be counted where somebody is gone on without (EPO-8)."""
@@ -263,7 +268,7 @@ class Epochs:
         """True while an epoch can come to one certificate only."""
         if any(isinstance(each.act, Retire | Expel | Certify) for each in self.words.said(epoch).words):
             return False
-        return self._is_closed_once(self.words.closes(epoch).values())
+        return not self.words.is_repeated(epoch) or self._is_closed_once(self.words.closes(epoch).values())
 
     def _is_closed_once(self, closes: Iterable[Sequence[ChangeRef]]) -> bool:
         """True when nobody closed an epoch a second time without having seen its first Close, as a copied file does."""
@@ -273,11 +278,14 @@ class Epochs:
         """Return the certificate of the epoch after `before` that a past gives, or None."""
         epoch = len(before)
         standing = self._applier.closed[epoch] if epoch < len(self._applier.closed) else None
-        if self._is_plain(epoch) and list(self._applier.closed[:epoch]) == list(before):
+        is_plain = self._is_plain(epoch) and list(self._applier.closed[:epoch]) == list(before)
+        if is_plain:
             if standing is not None:
                 return standing if within is None or covers(within, standing.cut) else None
             if within is not None:
                 return None  # Whoever has seen less cannot have more.
+            if self._is_awaiting(epoch):
+                return None
         said = self.words.said(epoch, within)
         named = self._named(before, said)
         if named is not None:
@@ -289,10 +297,23 @@ class Epochs:
             previous = before[-1].cut if before else closing.NOTHING
             cut = cut_of(previous, said, self._ground(previous))
             if isinstance(cut, Open):
+                if is_plain:
+                    self._awaited = (epoch, list(cut.waiting))
                 return None
             certificate = self.certify(cut, before)
             self._variants[key] = Closed(certificate.hash, cut, certificate.body.payload_size)
         return self._variants[key]
+
+    def _is_awaiting(self, epoch: int) -> bool:
+        """True while one whom a plain epoch waited for at the last look has still not finished.
+
+        What is said later only ever adds to whom it waits for, so the cut need not be asked for with every Close.
+        """
+        waited_epoch, waiting = self._awaited
+        closes = self.words.closes(epoch)
+        while waiting and waiting[-1] in closes:
+            waiting.pop()
+        return waited_epoch == epoch and bool(waiting)
 
     def _named(self, before: Sequence[Closed], said: Said) -> Closed | None:
         """Return the certificate that the steward named, if it did: of several, the first in the one order (EPO-8)."""
@@ -353,6 +374,7 @@ class Epochs:
         for standing in found[changed:]:
             self._keep(self.certify(standing.cut, found[: standing.cut.epoch]))
         if is_new:
+            self._awaited = (0, [])
             self.question()
         return is_new
 
@@ -372,7 +394,8 @@ class Epochs:
             self.words.add(ref, number, log.member_id, act, fault, rank=rank)
             if isinstance(act, Certify) and fault is None:
                 self._keep_word(act)
-        self.question()
+        if any(isinstance(act, Word) for act in acts):
+            self.question()
 
     def judged(self, ref: ChangeRef, acts: Sequence[object]) -> Iterator[tuple[int, Word, str | None, bool]]:
         """Yield the words of an applied change: (which act, word, why it has no effect, by a steward)."""

@@ -11,7 +11,7 @@ Source:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
 
@@ -118,6 +118,7 @@ class History:
         self.by_id: dict[bytes, Log] = {}
         self.forked: dict[bytes, list[Log]] = {}  # origin -> its strands, where there are several
         self._names: dict[int, list[tuple[int, bytes]]] = {}  # strand of a forked log -> (from which number, name)
+        self._log_max = 0
         self.lsn_max = 0
         self.base: Base | None = None
         """Below what payloads were put down, where they were."""
@@ -136,6 +137,7 @@ class History:
         self.by_id = {}
         self.forked = {}
         self._names = {}
+        self._log_max = 0
         self.rest_on(read_base(self._connection))
         self.forget()
         for row in self._connection.execute(
@@ -164,6 +166,7 @@ class History:
     def _know(self, log: Log) -> Log:
         self.logs[log.log] = log
         self.by_id[log.log_id] = log
+        self._log_max = max(self._log_max, log.log)
         if log.log_id != log.origin:
             self.forked.setdefault(log.origin, [self.by_id[log.origin]]).append(log)
         return log
@@ -189,7 +192,7 @@ class History:
 
     def add_log(self, log_id: bytes, member_id: bytes, incarnation: bytes) -> Log:
         """Return a new, empty log; it is stored with its first header."""
-        log = Log(max(self.logs, default=0) + 1, log_id, member_id, incarnation)
+        log = Log(self._log_max + 1, log_id, member_id, incarnation)
         return self._add(log)
 
     def _add(self, log: Log) -> Log:
@@ -215,7 +218,7 @@ class History:
             first: Hash of the header that it will begin with.
         """
         start = 0 if place is None else place.seq + 1
-        log = Log(max(self.logs) + 1, branch_id_of(origin.origin, first), origin.member_id, origin.incarnation)
+        log = Log(self._log_max + 1, branch_id_of(origin.origin, first), origin.member_id, origin.incarnation)
         log.origin, log.below, log.start = origin.origin, None if place is None else place.log, start
         log.length = log.payload_length = log.applied_length = start
         return self._add(log)
@@ -723,28 +726,41 @@ class History:
         ).get
         return length is not None and length > b.seq
 
-    def record_past(self, ref: ChangeRef, before: dict[int, int], after: dict[int, int]) -> None:
-        """Store which lengths rose from the change before `ref` in its strand to `ref`."""
-        if ref.seq == self.logs[ref.log].start:
-            before = {}  # What lies below a branch was seen by its first change, as far as its strand goes.
-        rose = [
-            (ref.log, log, ref.seq, length)
-            for log, length in sorted(after.items())
-            if log != ref.log and length > before.get(log, 0)
-        ]
-        if rose:
-            self._connection.executemany("INSERT INTO klal_past VALUES(?,?,?,?)", rose)
+    def risen(self, log: Log, past: Iterable[ChangeRef]) -> dict[int, int]:
+        """Return the lengths that the next change of `log` sees beyond what its head had seen.
 
-    def maximal_heads(self, seen: dict[int, int]) -> list[ChangeRef]:
+        Args:
+            past: The applied changes that it names.
+        """
+        before = self.head_vector(log)
+        rose: dict[int, int] = {}
+        for ref in past:
+            other = self.logs[ref.log]
+            seen = self.head_vector(other) if ref.seq == other.applied_length - 1 else self.vector(ref)
+            for index, length in seen.items():
+                if length > before.get(index, 0) and length > rose.get(index, 0):
+                    rose[index] = length
+        return rose
+
+    def record_past(self, ref: ChangeRef, rose: Mapping[int, int]) -> None:
+        """Store which lengths rose from the change before `ref` in its strand to `ref`."""
+        log = self.logs[ref.log]
+        if ref.seq == log.start:  # What lies below a branch was seen by its first change, as far as its strand goes.
+            rose = {**self.head_vector(log), **rose}
+        lines = [(ref.log, index, ref.seq, length) for index, length in sorted(rose.items()) if index != ref.log]
+        if lines:
+            self._connection.executemany("INSERT INTO klal_past VALUES(?,?,?,?)", lines)
+
+    def maximal_heads(self, seen: Mapping[int, int]) -> list[ChangeRef]:
         """Return the applied heads beyond `seen` that no other applied head has seen."""
         heads = [log for log in self.logs.values() if log.applied_length > max(seen.get(log.log, 0), log.start)]
-        return [
-            ChangeRef(log.log, log.applied_length - 1)
-            for log in heads
-            if not any(
-                other is not log and self.head_vector(other).get(log.log, 0) >= log.applied_length for other in heads
-            )
-        ]
+        covered = {
+            index
+            for head in heads
+            for index, length in self.head_vector(head).items()
+            if index != head.log and length >= self.logs[index].applied_length
+        }
+        return [ChangeRef(head.log, head.applied_length - 1) for head in heads if head.log not in covered]
 
     # -- seals -------------------------------------------------------------------------
 

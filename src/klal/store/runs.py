@@ -34,6 +34,7 @@ from klal.store.catalog import Catalog, ColumnInfo, Table
 from klal.store.history import STATE_APPLIED, History, Log, Stored
 from klal.store.rows import Rows
 from klal.store.sql import Connection
+from klal.store.window import Unseen
 
 RUN_COUNT_MAX = 1 << 15  # About 16 MB in memory, and as many dirty pages as the page cache holds.
 _SMALL_SIZE_MAX = 4096  # A larger payload has rows enough to gain nothing from its neighbours.
@@ -191,7 +192,6 @@ class Runs:
         stamps = self._stamps(log, lines)
         vector = dict(self._history.head_vector(log))
         unseen = self._applier.window.unseen(vector)
-        unseen.pop(log.log, None)
         for table_id, plan in _plans(lines).items():
             table = self._catalog.by_id.get(table_id)
             if table is not None and self._is_plain(table):
@@ -205,6 +205,7 @@ class Runs:
                 self._applier.merge_part(ref, order, table_id, data, unseen)
         self._history.set_applied([(stamp, stored.lsn) for stamp, stored in zip(stamps, lines, strict=True)])
         log.applied_length += len(lines)
+        self._applier.window.grew(log)
         log.order_stamp = stamps[-1]
         log.vector = {**vector, log.log: log.applied_length}
 
@@ -231,7 +232,7 @@ class Runs:
         stamps: Sequence[int],
         table: Table,
         plan: _TablePlan,
-        unseen: dict[int, tuple[int, int]],
+        unseen: Unseen,
     ) -> None:
         """Write the rows blind whose keys nothing can meet, and merge the others, those of different keys together."""
         met = self._applier.window.touched(unseen, table.table_id, plan.turns)

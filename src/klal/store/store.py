@@ -229,8 +229,7 @@ class Store:
         if log.length:
             header = self.history.read(ChangeRef(log.log, log.length - 1)).header
             unix_ms, counter = header.unix_ms, header.counter
-        stamp_max = max((other.order_stamp for other in self.history.logs.values()), default=0)
-        self.writer.own = OwnLog(log, unix_ms, counter, stamp_max, past_is_fresh=False)
+        self.writer.own = OwnLog(log, unix_ms, counter, past_is_fresh=False)
         self._renew_epoch()
 
     def _renew_epoch(self) -> None:
@@ -563,15 +562,17 @@ class Store:
         self.applier.forget_vouched()
         self.epochs.question()
         self._heed_retirement()
+        waiting = [log.log for log in self.history.logs.values() if log.applied_length < log.payload_length]
         with self.writer.engine_writes():
             while not is_done:
                 try:
                     with self.writing():
-                        count, is_done = self._apply_batch(in_runs=in_runs)
+                        count, left, is_done = self._apply_batch(waiting, in_runs=in_runs)
                 except DoesNotFitError:
                     in_runs = False
                 else:
                     total += count
+                    waiting = left
         self.applier.window.clear()
         self.history.wanted = self.applier.wanted(self.writer.epoch)
         if total:
@@ -597,37 +598,57 @@ class Store:
                                 self._renew_epoch()
                             return
 
-    def _apply_batch(self, *, in_runs: bool) -> tuple[int, bool]:
-        """Apply as much as one transaction should; return (changes, whether nothing more can be applied)."""
+    def _apply_batch(self, waiting: list[int], *, in_runs: bool) -> tuple[int, list[int], bool]:
+        """Apply as much of these logs as one transaction should.
+
+        Returns:
+            (changes applied, logs that have more, whether none of that can be applied).
+        """
         self.behind.require_clean()  # T40: a merge would write over what another program wrote.
         count = 0
         left = _APPLY_BATCH_WEIGHT
+        rose: set[int] = set()
         progress = True
         while progress and left > 0:
             progress = False
             vouched_count = self.applier.vouched_count
-            # Whoever has gone finishes nothing more, so nothing of a later epoch need wait for that (EPO-2).
-            epoch_max = EPOCH_MAX if self._gone is not None else self.writer.epoch
-            for log in list(self.history.logs.values()):
-                while log.applied_length < log.payload_length and left > 0:
-                    together = self.runs.apply(log, epoch_max, left) if in_runs else 0
-                    if not together:
-                        acts = self.applier.apply(log, epoch_max)
-                        if acts is None:
-                            break
-                        self._after_apply(log, acts)
+            blocked: list[int] = []
+            looked_at = 0
+            while looked_at < len(waiting) and left > 0:
+                log = self.history.logs[waiting[looked_at]]
+                applied = self._apply_next(log, left, in_runs=in_runs) if log.applied_length < log.payload_length else 0
+                if applied:
+                    rose.add(log.log)
                     progress = True
-                    count += together or 1
-                    left -= together or _SINGLE_WEIGHT
+                    count += applied
+                    left -= applied if applied > 1 else _SINGLE_WEIGHT
+                    continue
+                looked_at += 1
+                if log.applied_length < log.payload_length:
+                    blocked.append(log.log)
+            # Those that could go no further come last, so that each batch begins with what has not been tried.
+            waiting = [*waiting[looked_at:], *blocked]
             progress = progress or self.applier.vouched_count > vouched_count
-        for log in self.history.logs.values():
-            self.history.save_log(log)
+        for index in sorted(rose):
+            self.history.save_log(self.history.logs[index])
         self._advance()
         own = self.writer.own
         if own is not None and count:
             own.past_is_fresh = False
-            own.stamp_max = max(log.order_stamp for log in self.history.logs.values())
-        return count, not progress
+        return count, waiting, not progress
+
+    def _apply_next(self, log: Log, count_max: int, *, in_runs: bool) -> int:
+        """Apply the next change of a log, or the next few together; return how many."""
+        # Whoever has gone finishes nothing more, so nothing of a later epoch need wait for that (EPO-2).
+        epoch_max = EPOCH_MAX if self._gone is not None else self.writer.epoch
+        together = self.runs.apply(log, epoch_max, count_max) if in_runs else 0
+        if together:
+            return together
+        acts = self.applier.apply(log, epoch_max)
+        if acts is None:
+            return 0
+        self._after_apply(log, acts)
+        return 1
 
     def _after_apply(self, log: Log, acts: tuple[Act, ...]) -> None:
         seq = log.applied_length - 1
@@ -639,8 +660,6 @@ class Store:
             elif isinstance(act, NameMoment):
                 self.connection.execute("INSERT OR IGNORE INTO klal_moment VALUES(?,?,?)", (log.log, seq, act.name))
         if any(isinstance(act, Close | Word) for act in acts):
-            for each in self.history.logs.values():
-                self.history.save_log(each)
             self.epochs.note(log, seq, acts)
             self._advance()
 

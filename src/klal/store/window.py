@@ -9,7 +9,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from klal.errors import MalformedError
 from klal.model.codec import COLUMN_ID_SIZE
@@ -28,6 +28,36 @@ _Touch = tuple[Log, Stored, int, int]
 """Which segment of which change wrote a key, and in which row; what it wrote is read when it is asked for."""
 
 
+class Unseen(Mapping[int, tuple[int, int]]):
+    """The stretches of applied changes outside a past: log -> [start, stop).
+
+    Worked out for the log that is asked for: of very many members most have not seen most others.
+    """
+
+    def __init__(self, history: History, vector: Mapping[int, int]) -> None:
+        self._history = history
+        self.vector = vector
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        log = self._history.logs.get(index)
+        start = self.vector.get(index, 0)
+        if log is None or log.applied_length <= max(start, log.start):
+            raise KeyError(index)
+        return start, log.applied_length
+
+    def __iter__(self) -> Iterator[int]:
+        seen = self.vector.get
+        return (
+            log.log for log in self._history.logs.values() if log.applied_length > max(seen(log.log, 0), log.start)
+        )
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
+
+
 class Window:
     """Touches of applied changes, by table and key."""
 
@@ -39,29 +69,34 @@ class Window:
         """Forget everything loaded."""
         self._touches: dict[bytes, dict[Key, list[_Touch]]] = {}
         self._loaded: dict[int, tuple[int, int]] = {}  # log -> seqs loaded, [start, stop)
+        # Which logs a change may need more of: a look at all of them for every change would cost more than
+        # the change. None while nothing is loaded.
+        self._starts: dict[int, int] | None = None  # log -> where what is loaded begins, unless that is 0
+        self._grown: set[int] = set()
         self._segments: dict[tuple[int, bytes, int], Segment] = {}  # of what was asked for: (lsn, table id, which)
         self._count = 0
 
-    def unseen(self, vector: Mapping[int, int]) -> dict[int, tuple[int, int]]:
-        """Return the stretches of applied changes outside `vector`: log -> [start, stop)."""
-        return {
-            log.log: (vector.get(log.log, 0), log.applied_length)
-            for log in self._history.logs.values()
-            if log.applied_length > max(vector.get(log.log, 0), log.start)
-        }
+    def unseen(self, vector: Mapping[int, int]) -> Unseen:
+        """Return the stretches of applied changes outside `vector`."""
+        return Unseen(self._history, vector)
 
-    def touches(self, unseen: Mapping[int, tuple[int, int]], table_id: bytes) -> bool:
+    def grew(self, log: Log) -> None:
+        """Note that more of a log is applied now."""
+        if self._starts is not None:
+            self._grown.add(log.log)
+
+    def touches(self, unseen: Unseen, table_id: bytes) -> bool:
         """True when some change in the window wrote this table at all."""
-        self._load(unseen)
+        self._load(unseen.vector)
         return bool(self._touches.get(table_id))
 
-    def touched(self, unseen: Mapping[int, tuple[int, int]], table_id: bytes, keys: Iterable[Key]) -> set[Key]:
+    def touched(self, unseen: Unseen, table_id: bytes, keys: Iterable[Key]) -> set[Key]:
         """Return those of `keys` that some change in the window may have written."""
-        self._load(unseen)
+        self._load(unseen.vector)
         touches = self._touches.get(table_id)
         return set() if not touches else touches.keys() & set(keys)
 
-    def writes(self, unseen: Mapping[int, tuple[int, int]], table: Table, key: Key) -> list[Write]:
+    def writes(self, unseen: Unseen, table: Table, key: Key) -> list[Write]:
         """Return the window's writes of one key, of the columns that the table has."""
         found = []
         for log, stored, index, row in self._touches.get(table.table_id, {}).get(key, ()):
@@ -88,16 +123,28 @@ class Window:
         cells = {column: values[row] for column, values in zip(segment.columns, segment.values, strict=True)}
         return segment.kind, segment.life(row), cells, segment.is_final
 
-    def _load(self, unseen: Mapping[int, tuple[int, int]]) -> None:
+    def _load(self, vector: Mapping[int, int]) -> None:
+        """Load what lies outside a past, as far as it is not loaded yet."""
         if self._count > _TOUCH_COUNT_MAX:
             self.clear()
-        for index, (start, stop) in unseen.items():
+        logs = self._history.logs
+        if self._starts is None:
+            self._starts = {log.log: log.applied_length for log in logs.values() if log.applied_length > log.start}
+        lacking = [index for index, start in self._starts.items() if vector.get(index, 0) < start]
+        lacking.extend(index for index in self._grown if vector.get(index, 0) < logs[index].applied_length)
+        for index in lacking:
+            start, stop = vector.get(index, 0), logs[index].applied_length
             have_start, have_stop = self._loaded.get(index, (stop, stop))
             # What lies between is loaded too: what is said to be loaded has no hole.
             for first, last in ((start, have_start), (have_stop, stop)):
                 if first < last:
-                    self._load_range(self._history.logs[index], first, last)
-            self._loaded[index] = (min(start, have_start), max(stop, have_stop))
+                    self._load_range(logs[index], first, last)
+            start = min(start, have_start)
+            self._loaded[index] = (start, stop)
+            self._grown.discard(index)
+            self._starts[index] = start
+            if not start:
+                del self._starts[index]
 
     def _load_range(self, log: Log, start: int, stop: int) -> None:
         for stored in self._history.lines(log, start, stop):

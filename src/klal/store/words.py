@@ -37,6 +37,7 @@ class Words:
     def load(self) -> None:
         """Forget what was read."""
         self._closes: dict[int, dict[bytes, list[ChangeRef]]] = {}
+        self._repeated: set[int] = set()  # Epochs that some member closed twice, of those in `_closes`.
         self._words: dict[int, list[Spoken]] | None = None
         self._returns: list[Entry] | None = None
 
@@ -49,7 +50,7 @@ class Words:
             refs = self._closes[epoch].setdefault(member_id, [])
             if ref not in refs:
                 refs.append(ref)
-                refs.sort(key=self.order)
+                self._sort(epoch, refs)
 
     def closes(self, epoch: int) -> dict[bytes, list[ChangeRef]]:
         """Return each member's Closes of an epoch that are sealed exactly there, smallest order key first."""
@@ -63,9 +64,18 @@ class Words:
             ).fetchall():
                 found.setdefault(member_id, []).append(ChangeRef(log, seq))
             for refs in found.values():
-                if len(refs) > 1:
-                    refs.sort(key=self.order)
+                self._sort(epoch, refs)
         return found
+
+    def _sort(self, epoch: int, refs: list[ChangeRef]) -> None:
+        if len(refs) > 1:
+            refs.sort(key=self.order)
+            self._repeated.add(epoch)
+
+    def is_repeated(self, epoch: int) -> bool:
+        """True when some member closed an epoch twice."""
+        self.closes(epoch)
+        return epoch in self._repeated
 
     def finished(self, member_id: bytes) -> int:
         """Return the first epoch that this member has not finished, as far as applied here."""

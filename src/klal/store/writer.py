@@ -116,7 +116,6 @@ class OwnLog:
     log: Log
     unix_ms: int
     counter: int
-    stamp_max: int
     past_is_fresh: bool
 
 
@@ -667,7 +666,8 @@ class Writer:
         is_sealed = bool(acts) and any(isinstance(act, Close | Certify) for act in acts)
         encoded = encode_header(seq, self.epoch, clock, backlink, certificate, past, sizes, is_sealed=is_sealed)
         hashed = header_hash(history.space_id, encoded)
-        own.stamp_max = stamp = order_stamp(clock >> 16, self._applier.not_after_ms, own.stamp_max)
+        past_stamp_max = max((history.logs[head.log].order_stamp for head in heads), default=0)
+        stamp = order_stamp(clock >> 16, self._applier.not_after_ms, max(log.order_stamp, past_stamp_max))
         is_inline = len(payload) <= INLINE_SIZE_MAX
         lsn = history.append(log, encoded, hashed, STATE_APPLIED, stamp, payload if is_inline else None)
         if not is_inline:
@@ -691,22 +691,19 @@ class Writer:
         own.past_is_fresh = True
         heads = self._history.maximal_heads(self._history.head_vector(own.log))
         heads = [head for head in heads if head.log != own.log.log]
-        while len(heads) > PAST_COUNT_MAX:
-            self.append((), heads[:PAST_COUNT_MAX])
-            heads = heads[PAST_COUNT_MAX:]
-        return heads
+        start = 0
+        while len(heads) - start > PAST_COUNT_MAX:
+            self.append((), heads[start : start + PAST_COUNT_MAX])
+            start += PAST_COUNT_MAX
+        return heads[start:]
 
     def _see_past(self, ref: ChangeRef, heads: Sequence[ChangeRef]) -> list[bytes]:
         """Record what these heads bring into the past of `ref`, and return their hashes, ascending."""
         history = self._history
         log = history.logs[ref.log]
-        before = history.head_vector(log)
-        vector = dict(before)
-        for head in heads:
-            for index, length in history.head_vector(history.logs[head.log]).items():
-                vector[index] = max(vector.get(index, 0), length)
-        history.record_past(ref, before, vector)
-        log.vector = vector
+        rose = history.risen(log, heads)
+        history.record_past(ref, rose)
+        history.head_vector(log).update(rose)
         return sorted(history.hash_at(head) for head in heads)
 
     def _tick(self, own: OwnLog) -> int:

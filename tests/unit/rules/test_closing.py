@@ -42,7 +42,7 @@ def cut_after(
     history: History, joins: list[Entry], closes: dict[bytes, ChangeRef], previous: Cut = NOTHING
 ) -> Cut | Open:
     said = Said({member: [close] for member, close in closes.items()})
-    return cut_of(previous, said, Ground(ANA, joins, history.vector))
+    return cut_of(previous, said, Ground(ANA, lambda: joins, history.vector))
 
 
 def test_an_epoch_of_one_is_its_founders_past() -> None:
