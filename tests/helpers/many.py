@@ -53,8 +53,8 @@ class Many:
     def key(self, number: int) -> SigningKey:
         return SigningKey(_drawn("key", number))
 
-    def newcomer(self, number: int) -> Newcomer:
-        """Return the whole log of one member."""
+    def newcomer(self, number: int, *, is_finished: bool = True) -> Newcomer:
+        """Return the log of one member, whole or without its Close."""
         ticket, space_id, key = self._ticket, self._space_id, self.key(number)
         incarnation = _drawn("log", number)[:INCARNATION_SIZE]
         log_id = log_id_of(space_id, key.member_id, incarnation)
@@ -64,15 +64,13 @@ class Many:
             (ACTS_TABLE, encode_acts((join, *ticket.schema), _salt("join", number)), 1 + len(ticket.schema)),
             (self._table_id, _salt("row", number) + encode_segment(row), 1),
             (ACTS_TABLE, encode_acts((Close(0),), _salt("close", number)), 1),
-        )
+        )[: 3 if is_finished else 2]
         headers: list[bytes] = []
         before = log_id
         for seq, (table_id, data, count) in enumerate(payloads):
             past = () if seq else (self._genesis,)
             parts = (Part(table_id, part_root(data), len(data), count),)
-            header = Header(
-                seq, 0, START_MS + number, seq, before, NO_CERTIFICATE, past, parts, is_sealed=seq == len(payloads) - 1
-            )
+            header = Header(seq, 0, START_MS + number, seq, before, NO_CERTIFICATE, past, parts, is_sealed=seq == 2)
             headers.append(header.encode())
             before = header_hash(space_id, headers[-1])
         seal = make_seal(key, space_id, log_id, len(headers), before)
@@ -89,7 +87,7 @@ class Many:
 
 
 def take_in(store: Store, newcomers: Iterable[Newcomer]) -> None:
-    """Store logs of members not known yet, all in one transaction; nothing is applied."""
+    """Store logs, or what is new of them, all in one transaction; nothing is applied."""
     with store.writing(), paused(store.writer.capture):
         for newcomer in newcomers:
             store.intake.take_run(newcomer.run)
@@ -102,6 +100,15 @@ def take_receipts(store: Store, receipts: Iterable[Receipt]) -> None:
     with store.writing():
         for receipt in receipts:
             store.intake.take_receipt(receipt)
+
+
+def receipts(store: Store, many: Many, numbers: Iterable[int], certificate: bytes) -> Iterator[Receipt]:
+    """Yield the receipts of members who hold what this file holds, and computed this certificate."""
+    heads = tuple(
+        sorted((store._held_head(ref) for ref in store.history.maximal_heads({})), key=lambda head: head.log_id)
+    )
+    for number in numbers:
+        yield many.receipt(number, heads, certificate)
 
 
 def batches(count: int, size: int) -> Iterator[range]:

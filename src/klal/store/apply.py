@@ -330,9 +330,7 @@ class Applier:
         elif act.space_id != self._history.space_id or act.founder != log.member_id:
             raise MembershipError("another genesis cannot enter this space", rule="MEM-1")
 
-    def merge_part(
-        self, ref: ChangeRef, order: OrderKey, table_id: bytes, data: bytes, unseen: Unseen
-    ) -> None:
+    def merge_part(self, ref: ChangeRef, order: OrderKey, table_id: bytes, data: bytes, unseen: Unseen) -> None:
         """Merge the rows of one part of a change.
 
         Raises:
@@ -416,9 +414,7 @@ class Applier:
             ]
             self.merge_rows(table, writes, unseen)
 
-    def merge_rows(
-        self, table: Table, writes: Sequence[tuple[Key, Write]], unseen: Unseen
-    ) -> None:
+    def merge_rows(self, table: Table, writes: Sequence[tuple[Key, Write]], unseen: Unseen) -> None:
         """Merge row writes of different keys into what is there, each with what the window holds of its key.
 
         Args:
