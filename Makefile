@@ -55,6 +55,7 @@ bench: $(READY)
 	@$(BIN)/python bench/merge.py
 	@$(BIN)/python bench/certificates.py
 	@$(BIN)/python bench/compaction.py
+	@$(BIN)/python -m bench.members
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -q -n 2 --soak --timeout=3600

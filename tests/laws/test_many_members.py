@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import apsw
 import pytest
 
 from klal.errors import IncompleteError
 from klal.model.certificate import check_certificate
 from klal.model.ticket import decode_ticket
 from klal.replica import Replica
+from klal.rules.merge import ChangeRef
 from klal.survey import Survey
 from tests.helpers.fleet import Fleet
 from tests.helpers.many import TABLE, Many, batches, receipts, take_in, take_receipts
@@ -80,3 +82,16 @@ def test_what_joins_many_heads_is_ordered_by_its_own_past(fleet: Fleet) -> None:
     stamps = [{log.log_id: log.order_stamp for log in replica._store.history.logs.values()} for replica in (ana, ben)]
     log_id = ana._store.writer.own.log.log_id
     assert stamps[0][log_id] == stamps[1][log_id]
+
+
+def test_a_statement_is_not_prepared_again_for_another_value(fleet: Fleet) -> None:
+    """W25: with a log for each member nearly every value that is bound to a statement is a new one."""
+    ana, _ = crowd(fleet, 3)
+    history, connection, asked = ana._store.history, ana._store.connection, []
+    connection.authorizer = lambda *question: asked.append(question) or apsw.SQLITE_OK
+    for log in list(history.logs)[:2]:
+        asked.clear()
+        history.read(ChangeRef(log, 0))
+        list(history.headers(history.logs[log], 0, 1))
+
+    assert asked == []

@@ -101,7 +101,7 @@ class Applier:
             order = OrderKey(
                 stamp,
                 draw_of(self._history.space_id, header.certificate, log.member_id),
-                self._history.hash_at(ref),
+                self._history.hash_of(stored),
             )
             # The past is recorded before the rows: the merge asks what this change saw.
             vector[log.log] = ref.seq + 1

@@ -86,10 +86,12 @@ class Epochs:
         self.words.load()
         self._variants = {}
         self._awaited = (0, [])
-        rows = self._connection.execute("SELECT certificate FROM klal_epoch ORDER BY epoch").fetchall()
-        self._applier.closed = [
-            self._closed(unpack(stored, Certificate, "stored certificate", CERTIFICATE_SIZE_MAX)) for (stored,) in rows
-        ]
+        # A certificate of very many members takes seconds to read, and never changes.
+        known = {closed.certificate_hash: closed for closed in self._applier.closed}
+        self._applier.closed = []
+        for epoch, hashed in self._connection.execute("SELECT epoch, hash FROM klal_epoch ORDER BY epoch").fetchall():
+            certificate = None if hashed in known else self.certificate(epoch)
+            self._applier.closed.append(known[hashed] if certificate is None else self._closed(certificate))
         self.question()
 
     def _closed(self, certificate: Certificate) -> Closed:

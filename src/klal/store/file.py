@@ -200,6 +200,7 @@ def memory_file() -> Connection:
     connection.pragma("user_version", FILE_FORMAT)
     allow_klal_id(connection, str)  # Replaying never evaluates a default; creating tables names it.
     connection.pragma("ignore_check_constraints", True)
+    _plan_once(connection)
     # As in a file, or a view could mean here what it does not mean there.
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
@@ -226,6 +227,11 @@ def allow_klal_id(connection: Connection, make_id: Callable[[], str]) -> None:
     connection.create_scalar_function("klal_id", lambda *_: make_id(), 0, flags=apsw.SQLITE_INNOCUOUS)
 
 
+def _plan_once(connection: Connection) -> None:
+    # What is bound has no say in a statement's plan: SQLite would prepare many anew for each value that is bound.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+
+
 def _configure(connection: Connection, *, writable: bool = True) -> None:
     connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
     if writable:
@@ -235,6 +241,7 @@ def _configure(connection: Connection, *, writable: bool = True) -> None:
     connection.pragma("trusted_schema", "off")
     connection.pragma("cell_size_check", "on")
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    _plan_once(connection)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, 1)
     # "x" in double quotes is a name and never a text, so that what a table says can be told from its tokens.

@@ -152,12 +152,12 @@ class Intake:
         self._admit_member(log, 0, joins[0])
         self._adopt(log_id, member_id, incarnation)
 
-    def _adopt_known(self) -> None:
-        """Store the logs of strangers who are known by now: a member's second log shows no join of its own."""
-        for log_id, runs in list(self._strangers.items()):
-            member_id, incarnation, _, _ = runs[0]
-            if self.is_member(member_id):
-                self._adopt(log_id, member_id, incarnation)
+    def _adopt_known(self, member_id: bytes) -> None:
+        """Store all logs of a stranger who is known by now: a member's second log shows no join of its own."""
+        if self.is_member(member_id):
+            for log_id, runs in list(self._strangers.items()):
+                if runs[0][0] == member_id:
+                    self._adopt(log_id, *runs[0][:2])
 
     def _adopt(self, log_id: bytes, member_id: bytes, incarnation: bytes) -> None:
         runs = self._strangers.pop(log_id)
@@ -182,8 +182,9 @@ class Intake:
     def take_slice(self, log_id: bytes, seq: int, table_id: bytes, index: int, data: bytes) -> None:
         """Keep one slice of one part, once its hash is right."""
         if log_id in self._strangers:
+            member_id = self._strangers[log_id][0][0]
             self._take_stranger_slice(log_id, seq, table_id, index, data)
-            self._adopt_known()
+            self._adopt_known(member_id)
         self._keep(
             self._wanted(log_id, seq, table_id),
             lambda log, stored, part_index: self._keep_slice(log, stored, part_index, index, data),

@@ -151,6 +151,8 @@ class Runs:
         Raises:
             DoesNotFitError: Some of the run may be written by then: undo the transaction.
         """
+        if log.payload_length - log.applied_length < 2:
+            return 0
         lines = self._lines(log, epoch_max, min(count_max, RUN_COUNT_MAX))
         if len(lines) < 2:
             return 0
