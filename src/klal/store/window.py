@@ -47,9 +47,7 @@ class Unseen(Mapping[int, tuple[int, int]]):
 
     def __iter__(self) -> Iterator[int]:
         seen = self.vector.get
-        return (
-            log.log for log in self._history.logs.values() if log.applied_length > max(seen(log.log, 0), log.start)
-        )
+        return (log.log for log in self._history.logs.values() if log.applied_length > max(seen(log.log, 0), log.start))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
