@@ -54,7 +54,6 @@ CREATE TABLE klal_member(member_id BLOB PRIMARY KEY, name TEXT NOT NULL, log_id 
   ticket_id BLOB, use_count_max INTEGER) WITHOUT ROWID;
 CREATE TABLE klal_close(epoch INTEGER, log INTEGER, seq INTEGER, member_id BLOB NOT NULL, PRIMARY KEY(epoch, log, seq))
   WITHOUT ROWID;
-CREATE INDEX klal_close_member ON klal_close(member_id);
 -- What members said about membership and stewardship. fault: why it has no effect; rank: 1 of a steward.
 CREATE TABLE klal_word(log INTEGER, seq INTEGER, number INTEGER, epoch INTEGER NOT NULL, member_id BLOB NOT NULL,
   body BLOB NOT NULL, fault TEXT, rank INTEGER NOT NULL, PRIMARY KEY(log, seq, number)) WITHOUT ROWID;

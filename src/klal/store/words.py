@@ -79,8 +79,9 @@ class Words:
 
     def finished(self, member_id: bytes) -> int:
         """Return the first epoch that this member has not finished, as far as applied here."""
-        greatest = self._connection.execute("SELECT max(epoch) FROM klal_close WHERE member_id = ?", (member_id,)).get
-        return 0 if greatest is None else greatest + 1
+        newest = self._connection.execute("SELECT max(epoch) FROM klal_close").get
+        epochs = range(-1 if newest is None else newest, -1, -1)
+        return next((epoch + 1 for epoch in epochs if member_id in self.closes(epoch)), 0)
 
     def order(self, ref: ChangeRef) -> tuple[object, ...]:
         """Return the order key of an applied change."""
