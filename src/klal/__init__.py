@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from klal import errors
 from klal.api import check_certificate_file, check_proof, create, heal, join, new_id, open, refound  # noqa: A004 - klal.open, as one says gzip.open
+from klal.coverage import Coverage, Missing
 from klal.mend import Healed
 from klal.model.certificate import Certificate
 from klal.model.proof import Proof
@@ -23,10 +24,8 @@ from klal.reports import (
     ChangeId,
     Closed,
     Conflict,
-    Coverage,
     Event,
     ForeignWrite,
-    Missing,
     NamedMoment,
     Progress,
     RowChange,

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from klal.coverage import Waiting
 from klal.errors import CopiesError, IncompleteError, ReadOnlyError, UsageError
 from klal.model.header import NO_CERTIFICATE
 from klal.model.receipt import KEEPER_COUNT_MAX, NONCE_SIZE
-from klal.reports import Compacted, Progress, Waiting
+from klal.reports import Compacted, Progress
 from klal.rules.compaction import Word, bound_to, chosen
 from klal.store.apply import Closed
 from klal.store.compact import compact_below, give_back

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from klal.reports import ChangeId, Missing
+from klal.coverage import Missing
+from klal.reports import ChangeId
 from klal.store.file import open_file
 from klal.store.heal import Dropped, OnCount, heal_file
 from klal.store.home import Home
@@ -103,8 +104,8 @@ def store_at(path: Path, home: Home, world: World, member_name: str | None) -> S
 
 def _missing(survey: Survey, store: Store, dropped: Dropped) -> Missing:
     """Return a stretch that was dropped with the others who are known to hold it, its author among them."""
-    holders = {member for member, lengths in survey.claims.items() if lengths.get(dropped.log_id, 0) > dropped.start}
-    holders = (holders | {dropped.member_id}) - {store.member_id}
+    shares = (share for share in survey.others if share.lengths.get(dropped.log_id, 0) > dropped.start)
+    holders = ({member for share in shares for member in share.members} | {dropped.member_id}) - {store.member_id}
     return Missing(
         survey.name(dropped.member_id),
         dropped.member_id,

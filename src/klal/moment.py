@@ -22,11 +22,12 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from klal.coverage import Missing
 from klal.errors import IncompleteError, UsageError
 from klal.model.codec import HASH_SIZE, NAME_LENGTH_MAX
 from klal.model.frontier import Frontier
 from klal.model.schema import Key, Merge, Value, has_suffix
-from klal.reports import ChangeId, Closed, Conflict, Missing, NamedMoment, RowChange, Rows, Version
+from klal.reports import ChangeId, Closed, Conflict, NamedMoment, RowChange, Rows, Version
 from klal.rules.cells import readable
 from klal.rules.merge import ChangeRef, Entry, RowState, Write, merge_write, same
 from klal.rules.order import OrderKey, order_stamp

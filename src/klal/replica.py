@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from klal.compaction import compact, warnings
+from klal.answers import Answers
+from klal.compaction import compact
 from klal.errors import IncompleteError, KlalError, LinkError, ReadOnlyError, UsageError
 from klal.file_station import FileStation
 from klal.membership import Membership
@@ -31,19 +32,14 @@ from klal.reports import (
     Closed,
     Compacted,
     Conflict,
-    Coverage,
     Finished,
     ForeignWrite,
-    Holders,
     LogEntry,
-    MemberStatus,
-    Missing,
     NamedMoment,
     Progress,
     Result,
     RowChange,
     Rows,
-    Status,
     SyncReport,
     Traffic,
     Verified,
@@ -61,7 +57,6 @@ from klal.store.moments import Past
 from klal.store.resolve import Choice, settle_conflict
 from klal.store.sqltext import words_of
 from klal.store.store import Store
-from klal.survey import Survey
 from klal.sync.drive import Outcome, drive
 from klal.sync.station import Station
 from klal.watch import AsyncWatch, LiveQuery, Since, Watch
@@ -80,7 +75,7 @@ OnProgress = Callable[[Progress], None]
 Ran = tuple[int, tuple[str, ...], Sequence[tuple[Value, ...]], tuple[str | None, ...]]
 
 
-class Replica(Membership):
+class Replica(Answers, Membership):
     """One SQLite file of one space, with a member's key, or without one and then read-only.
 
     Made by `klal.create`, `klal.join` and `klal.open`. One thread uses it at a time.
@@ -318,7 +313,7 @@ class Replica(Membership):
         """Return an iterator of what changes in the rows of a SELECT, from now on or since a change.
 
         `.rows` are those of the beginning, and `.poll()` looks without waiting. Changes of another
-        process on this file are noticed within `klal.watch.POLL_S` seconds. It ends when the replica is closed.
+        process on this file are noticed within `klal.polling.POLL_S` seconds. It ends when the replica is closed.
 
         Args:
             since: An event's `heads`, to go on after a restart: the first event then holds what changed
@@ -444,40 +439,7 @@ class Replica(Membership):
         self._store.enter_if_waiting(is_writing=True)
         return self._store.invite(use_count_max)
 
-    # -- completeness --------------------------------------------------------------------
-
-    def _survey(self) -> Survey:
-        return Survey(self._store)
-
-    def status(self) -> Status:
-        """Return where this replica stands, computed from what is stored in the file."""
-        with self._store.reading():
-            status = self._survey().status()
-            return replace(status, warnings=(*status.warnings, *warnings(self._store)))
-
-    def coverage(self) -> Coverage:
-        """Return how much of what is known of is held here."""
-        with self._store.reading():
-            return self._survey().coverage()
-
-    def missing(self) -> list[Missing]:
-        """Return what is known of and not here, who owes it and who holds it."""
-        with self._store.reading():
-            return list(self._survey().coverage().missing)
-
-    def who_has(self, change: ChangeId | str) -> Holders:
-        """Return who is known, by signed receipts, to hold a change.
-
-        Raises:
-            UsageError: Not a change that is known of here.
-        """
-        with self._store.reading():
-            return self._survey().who_has(ChangeId.parse(change) if isinstance(change, str) else change)
-
-    def members(self) -> list[MemberStatus]:
-        """Return the members of the space, by name."""
-        with self._store.reading():
-            return list(self._survey().status().members)
+    # -- what did not go together ---------------------------------------------------------
 
     def conflicts(self) -> list[Conflict]:
         """Return every value that lost against one its writer had not seen."""

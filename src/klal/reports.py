@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from klal.coverage import Coverage, MemberStatus, Waiting
 from klal.errors import StoreError, UsageError
 from klal.model.certificate import Certificate
 from klal.model.codec import HASH_SIZE
 from klal.model.schema import Key, Value
+from klal.notebook import escaped, status_page
 
 
 class ChangeId(NamedTuple):
@@ -55,18 +57,14 @@ class Rows(list[tuple[Value, ...]]):
 
     def _repr_html_(self) -> str:
         """Return a table for notebooks."""
-        head = "".join(f"<th>{_escape(name)}</th>" for name in self.columns)
-        body = "".join(f"<tr>{''.join(f'<td>{_escape(json_value(value))}</td>' for value in row)}</tr>" for row in self)
+        head = "".join(f"<th>{escaped(name)}</th>" for name in self.columns)
+        body = "".join(f"<tr>{''.join(f'<td>{escaped(json_value(value))}</td>' for value in row)}</tr>" for row in self)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def json_value(value: Value) -> Any:
     """Return a value as JSON can carry it."""
     return f"x'{value.hex()}'" if isinstance(value, bytes) else value
-
-
-def _escape(value: object) -> str:
-    return str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 class Result(NamedTuple):
@@ -151,74 +149,22 @@ class SyncReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
-    """A stretch of one log that is known of and not here."""
-
-    member_name: str
-    member_id: bytes
-    log_id: bytes
-    start: int
-    stop: int
-    what: str
-    holders: tuple[str, ...]
-
-    @property
-    def change_count(self) -> int:
-        """How many changes it is."""
-        return self.stop - self.start
-
-    @property
-    def member(self) -> str:
-        """Name of the member who owes it."""
-        return self.member_name
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "member": self.member_name,
-            "log": self.log_id.hex(),
-            "from": self.start,
-            "to": self.stop,
-            "what": self.what,
-            "holders": list(self.holders),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """How much of what is known is here.
+class Holders:
+    """Who has one change, by signed receipts; oneself by what is stored here.
 
     Shape:
-        held, known: changes whose header is here / that any signed statement here names.
-        payloads_held, payloads_known: the same for payloads.
-        as_of_unix_ms: when a session last brought word from elsewhere; None if never.
-        dropped: payloads that `compact` put down here, and who is known to hold them; they are not wanted.
-        compacted_epoch: the epoch below whose cut they were; None where this file was never compacted.
+        holders, lacking: members known to hold it, or known to have signed without it.
+        unknown: members of whom no receipt is here.
+        holder_count, member_count: how many of the members that count hold it, each once (W28).
     """
-
-    held: int
-    known: int
-    payloads_held: int
-    payloads_known: int
-    missing: tuple[Missing, ...]
-    as_of_unix_ms: int | None
-    dropped: tuple[Missing, ...] = ()
-    compacted_epoch: int | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        """True when nothing that is known of is missing, and nothing was put down."""
-        return not self.missing and not self.dropped
-
-
-@dataclass(frozen=True, slots=True)
-class Holders:
-    """Who has one change, by signed receipts; oneself by what is stored here."""
 
     change: ChangeId
     holders: tuple[str, ...]
     lacking: tuple[str, ...]
     unknown: tuple[str, ...]
     is_stable: bool
+    holder_count: int
+    member_count: int
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -227,60 +173,6 @@ class Holders:
             "lacking": list(self.lacking),
             "unknown": list(self.unknown),
             "stable": self.is_stable,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class MemberStatus:
-    """One member as this replica knows it.
-
-    Shape:
-        state: "whole", "part" (it has compacted), "behind" or "unknown", by the member's newest receipt.
-        last_seen_unix_ms: when that receipt was signed, by the member's clock; None if never.
-        finished: whether the member has finished the epoch that status shows.
-        standing: "member"; "left", "retired" or "expelled"; or "waiting" to be admitted.
-    """
-
-    member_id: bytes
-    name: str
-    state: str
-    last_seen_unix_ms: int | None
-    finished: bool
-    standing: str = "member"
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "member": self.member_id.hex(),
-            "name": self.name,
-            "state": self.state,
-            "last_seen_unix_ms": self.last_seen_unix_ms,
-            "finished": self.finished,
-            "standing": self.standing,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Whom an epoch waits for, and why.
-
-    Shape:
-        reason: "not finished", "missing changes", "missing payloads"; of a complete epoch "not heard from", or
-            "certificate not named", by its steward; and "fewer than half would be left".
-        count: how many changes are missing; 0 for "not finished".
-    """
-
-    member_name: str
-    member_id: bytes
-    reason: str
-    count: int
-    holders: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "member": self.member_name,
-            "reason": self.reason,
-            "count": self.count,
-            "holders": list(self.holders),
         }
 
 
@@ -298,6 +190,38 @@ class EpochStatus:
             "state": self.state,
             "waiting_for": [waiting.to_json() for waiting in self.waiting_for],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Changes of one log that are held and not applied, with what the first of them waits for."""
+
+    member_name: str
+    log_id: bytes
+    count: int
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"member": self.member_name, "log": self.log_id.hex(), "count": self.count, "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What came into this file since about a day ago.
+
+    Shape:
+        since_unix_ms: arrivals are counted from the newest contact that is a day old or older;
+            None where there was none, and then all of them are counted.
+        written: changes of this file's own log, of the last 24 hours by its clock.
+        arrived: member name -> changes that arrived from elsewhere, most first.
+    """
+
+    since_unix_ms: int | None
+    written: int
+    arrived: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"since_unix_ms": self.since_unix_ms, "written": self.written, "arrived": dict(self.arrived)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +255,12 @@ class Stewardship:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Everything about where this replica stands."""
+    """Everything about where this replica stands.
+
+    Shape:
+        parked_why: what is held and not applied, log by log.
+        now_unix_ms: this machine's clock when it was asked; what ages are counted from.
+    """
 
     space: str
     member: str
@@ -347,6 +276,13 @@ class Status:
     violations: int
     parked: int
     warnings: tuple[str, ...]
+    parked_why: tuple[Parked, ...]
+    news: News
+    now_unix_ms: int
+
+    def _repr_html_(self) -> str:
+        """Return a page for notebooks: self-contained, and without scripts."""
+        return status_page(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         coverage = self.coverage
@@ -370,6 +306,11 @@ class Status:
             "violations": self.violations,
             "parked": self.parked,
             "warnings": list(self.warnings),
+            "certainty": coverage.certainty,
+            "applied": coverage.applied,
+            "parked_why": [parked.to_json() for parked in self.parked_why],
+            "news": self.news.to_json(),
+            "now_unix_ms": self.now_unix_ms,
         }
 
 

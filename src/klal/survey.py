@@ -7,9 +7,10 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 
+from klal.coverage import Coverage, Waiting
 from klal.errors import IncompleteError, UsageError
+from klal.holding import Holding
 from klal.model.acts import (
     Act,
     AddColumn,
@@ -37,210 +38,36 @@ from klal.model.acts import (
     Word,
     decode_acts,
 )
-from klal.model.header import ACTS_TABLE, NO_CERTIFICATE
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header
 from klal.model.schema import Value, key_text
 from klal.reports import (
     ChangeId,
     Claim,
     Conflict,
-    Coverage,
     EpochStatus,
-    Holders,
     LogEntry,
-    MemberStatus,
-    Missing,
+    News,
+    Parked,
     Status,
     Violation,
-    Waiting,
 )
 from klal.rules.closing import Cut
-from klal.rules.coverage import Gap, Held, gaps, holders_of, prefix_of, space_state, stable_lengths
+from klal.rules.coverage import space_state
 from klal.rules.merge import ChangeRef
-from klal.store.history import STATE_VOID, STATE_VOID_DROPPED, Stored, lacks_payload, outcome_of
+from klal.store.history import STATE_VOID, STATE_VOID_DROPPED, Stored, outcome_of
 from klal.store.resolve import hidden_id_of, lines
-from klal.store.store import Store
 
 _SKEW_WARN_MS = 5 * 60 * 1000
 HOW_GONE = {"left": "left after", "retired": "was retired from", "expelled": "was expelled in"}
-_UNKNOWN_MEMBER = "a member not known here"
+_DAY_MS = 24 * 60 * 60 * 1000
 
 
-class Survey:
+class Survey(Holding):
     """Answers about one store; used inside one read transaction and then dropped."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._history = store.history
-        self._me = store.member_id
-
-    # -- what is known ---------------------------------------------------------------------
-
-    @cached_property
-    def names(self) -> dict[bytes, str]:
-        """Member id -> name, of every member known here."""
-        rows = self._store.connection.execute("SELECT member_id, name FROM klal_member ORDER BY name, member_id")
-        return dict(rows.fetchall())
-
-    @cached_property
-    def held(self) -> dict[bytes, Held]:
-        """Every log held or known of."""
-        return self._store.knowledge.held()
-
-    @cached_property
-    def claims(self) -> dict[bytes, dict[bytes, int]]:
-        """What members signed for; one's own share is what lies in this file."""
-        claims = self._store.knowledge.claims(but=self._me)
-        lengths = self._history.held_lengths()
-        claims[self._me] = {self._history.logs[index].log_id: length for index, length in lengths.items()}
-        return claims
-
-    @cached_property
-    def stable(self) -> dict[bytes, int]:
-        """Log id -> the prefix that every member is known to hold (STB-1).
-
-        While nobody else is known nothing is stable: one disk is one disk (W4).
-        """
-        if len(self.names) < 2:
-            return {}
-        belonging = [member_id for member_id in self.names if self.standings.get(member_id, "member") == "member"]
-        return stable_lengths(belonging, self.claims, self.held, self.copies)
-
-    @cached_property
-    def copies(self) -> dict[bytes, dict[bytes, list[range]]]:
-        """What members signed for holding with its payloads; one's own share is what lies in this file."""
-        ids = {index: log.log_id for index, log in self._history.logs.items()}
-        cuts = {
-            closed.certificate_hash: {ids[log]: length for log, length in closed.cut.lengths.items()}
-            for closed in self._store.applier.closed
-        }
-        copies = self._store.knowledge.copies(cuts)
-        # Whoever sealed a log up to here held it then: the author is a holder beyond any receipt.
-        statements = [receipt.statement for receipt in self._store.knowledge.receipts().values()]
-        compacted = {each.member_id for each in statements if each.copy.compacted != NO_CERTIFICATE}
-        for log_id, held in self.held.items():
-            if held.member_id is not None:
-                logs = copies.setdefault(held.member_id, {})
-                if held.member_id not in compacted:
-                    logs.setdefault(log_id, []).append(range(held.length))
-                else:
-                    logs[log_id] = [range(each.start, held.length) for each in logs.get(log_id, ())]
-        copies[self._me] = {log_id: _without(held) for log_id, held in self.held.items() if held.length}
-        return copies
-
-    @cached_property
-    def _copies_of_others(self) -> dict[bytes, dict[bytes, list[range]]]:
-        return {member: logs for member, logs in self.copies.items() if member != self._me}
-
-    @cached_property
-    def standings(self) -> dict[bytes, str]:
-        """How those stand who do not belong as this is read: "left", "retired", "expelled" or "waiting"."""
-        epochs = self._store.epochs
-        found = dict.fromkeys(self._store.applier.questioned, "waiting")
-        found.update(dict.fromkeys(epochs.expelled, "expelled"))
-        found.update((each.member_id, each.kind) for each in epochs.previous.gone)
-        found.update(epochs.removed())
-        return found
-
-    @cached_property
-    def gaps(self) -> list[Gap]:
-        """Everything known of and not here."""
-        others = {member: dict(lengths) for member, lengths in self.claims.items() if member != self._me}
-        # Whoever sealed a log up to here held it then: the author is a holder before any receipt.
-        for log_id, log in self.held.items():
-            if log.member_id is not None and log.member_id != self._me:
-                lengths = others.setdefault(log.member_id, {})
-                lengths[log_id] = max(lengths.get(log_id, 0), log.length)
-        found = gaps(self.held, others, self._copies_of_others)
-        if not any(gap.what == "headers" for gap in found):
-            # A header names what it had seen, though nobody's receipt says in which log that lies.
-            for member_id, count in sorted(self._store.knowledge.unknown_past().items()):
-                found.append(Gap(b"", None, range(count), "headers", (member_id,)))
-        return found
-
-    def name(self, member_id: bytes | None) -> str:
-        """Return how a member is called."""
-        if member_id is None:
-            return _UNKNOWN_MEMBER
-        return self.names.get(member_id, _UNKNOWN_MEMBER)
-
-    def coverage(self) -> Coverage:
-        """Return how much of what is known of is here."""
-        missing = tuple(
-            Missing(
-                self.name(gap.member_id),
-                gap.member_id or b"",
-                self._name_of(gap.log_id, gap.seqs.start),
-                gap.seqs.start,
-                gap.seqs.stop,
-                gap.what,
-                tuple(sorted(self.name(holder) for holder in gap.holders)),
-            )
-            for gap in self.gaps
-        )
-        dropped = tuple(
-            Missing(
-                self.name(log.member_id),
-                log.member_id or b"",
-                log_id,
-                seqs.start,
-                seqs.stop,
-                "payloads",
-                tuple(sorted(map(self.name, holders_of(self._copies_of_others, log_id, seqs.start)))),
-            )
-            for log_id, log in self.held.items()
-            for seqs in log.dropped
-        )
-        logs = self.held.values()
-        known = sum(log.known_length - log.start for log in logs) + sum(
-            len(gap.seqs) for gap in self.gaps if not gap.log_id
-        )
-        base = self._history.base
-        return Coverage(
-            sum(log.length - log.start for log in logs),
-            known,
-            sum(log.payload_count - log.start for log in logs),
-            known,
-            missing,
-            self._store.contact_unix_ms,
-            dropped,
-            None if base is None else base.epoch,
-        )
-
-    def _name_of(self, log_id: bytes, seq: int) -> bytes:
-        """Return what the log of a change is called: of a forked one, the branch (LOG-7)."""
-        ref = self._history.named(log_id, seq)
-        return log_id if ref is None else self._history.name_of(ref)
-
-    def who_has(self, change: ChangeId) -> Holders:
-        """Return who is known to hold a change.
-
-        Raises:
-            UsageError: Nothing stored here names it.
-        """
-        ref = self._history.named(change.log_id, change.seq)
-        log_id = change.log_id if ref is None else self._history.logs[ref.log].log_id
-        log = self.held.get(log_id)
-        if log is None or change.seq >= log.known_length:
-            raise UsageError(f"change {change.log_id.hex()[:8]}:{change.seq} is not known here")
-        holders, lacking, unknown = [], [], []
-        for member_id, name in self.names.items():
-            lengths = self.claims.get(member_id)
-            if lengths is None:
-                unknown.append(name)
-            elif self._claims(member_id, lengths, ref, ChangeId(log_id, change.seq)):
-                holders.append(name)
-            else:
-                lacking.append(name)
-        is_stable = not lacking and not unknown
-        return Holders(change, tuple(sorted(holders)), tuple(sorted(lacking)), tuple(sorted(unknown)), is_stable)
-
-    def _claims(self, member_id: bytes, lengths: dict[bytes, int], ref: ChangeRef | None, change: ChangeId) -> bool:
-        if member_id == self._me:
-            # Bytes, not a prefix: a payload beyond a gap is held too.
-            return ref is not None and not lacks_payload(self._history.read(ref).state)
-        if lengths.get(change.log_id, 0) <= change.seq:
-            return False
-        return change.log_id not in self.held or member_id in holders_of(self.copies, change.log_id, change.seq)
+    def coverage_of_epoch(self, epoch: int) -> Coverage:
+        """Return how much of an epoch's cut is here."""
+        return self.coverage(self.epoch_extent(epoch, self.waiting_for(epoch)))
 
     # -- epochs ------------------------------------------------------------------------------
 
@@ -374,74 +201,94 @@ class Survey:
     def status(self) -> Status:
         """Return everything about where this replica stands."""
         store = self._store
-        coverage = self.coverage()
         epoch = self.epoch()
-        known = coverage.known
-        stable_count = sum(max(0, length - self.held[log_id].start) for log_id, length in self.stable.items())
-        heard = [member for member in self.claims if member != self._me]
-        state = space_state(
-            is_alone=not heard,
-            # Another branch of a log, which a member signed for, is known of and not here.
-            is_whole=not coverage.missing and not store.knowledge.other_branches(),
-            is_stable=stable_count == known,
-            is_closed=epoch.state == "closed",
-            is_part=bool(coverage.dropped),
+        coverage = self.coverage(epoch=epoch.number)
+        stable_count = sum(
+            max(0, length - self._history.by_id[log_id].start)
+            for log_id, length in self.stable.items()
+            if log_id in self._history.by_id
         )
+        # Another branch of a log, which a member signed for, is known of and not here.
+        is_whole = coverage.certainty != "incomplete"
         connection = store.connection
         return Status(
             space=store.genesis.space_name,
             member="" if store.identity is None else store.identity.name,
-            state=state,
-            standing=self._standing(coverage),
+            state=space_state(
+                is_alone=self.is_alone,
+                is_whole=is_whole,
+                is_stable=stable_count == coverage.known,
+                is_closed=epoch.state == "closed",
+                is_part=bool(coverage.dropped),
+            ),
+            standing="whole"
+            if is_whole and not coverage.dropped
+            else "part"
+            if coverage.payloads_held > 1
+            else "spark",
             coverage=coverage,
             root=self._history.frontier().root(),
-            members=self._members(epoch.number),
+            members=coverage.members,
             epoch=epoch,
             stable_count=stable_count,
-            only_here=self._only_here(),
+            only_here=sum(len(seqs) for _, seqs in self.only_here()),
             conflicts=connection.execute("SELECT count(*) FROM klal_conflict").get,
             violations=connection.execute("SELECT count(*) FROM klal_violations").get,
-            parked=self._parked(),
+            parked=sum(log.payload_length - log.applied_length for log in self._history.logs.values()),
             warnings=self._warnings(),
+            parked_why=self._parked(),
+            news=self._news(),
+            now_unix_ms=store.now_ms(),
         )
 
-    def _standing(self, coverage: Coverage) -> str:
-        if coverage.is_whole and not self._store.knowledge.other_branches():
-            return "whole"
-        return "part" if coverage.payloads_held > 1 else "spark"
-
-    def _members(self, epoch: int) -> tuple[MemberStatus, ...]:
-        newest: dict[bytes, int] = {}
-        for receipt in self._store.knowledge.receipts().values():
-            statement = receipt.statement
-            newest[statement.member_id] = max(newest.get(statement.member_id, 0), statement.unix_ms)
+    def _parked(self) -> tuple[Parked, ...]:
+        """Return what is held and not applied, with what the first of each log waits for (APP-1, EPO-2)."""
         found = []
-        for member_id, name in self.names.items():
-            lengths = self.claims.get(member_id)
-            if lengths is None:
-                state = "unknown"
-            else:
-                has_all = all(lengths.get(log_id, 0) >= log.known_length for log_id, log in self.held.items())
-                copies = self.copies.get(member_id, {})
-                reach = {log_id: prefix_of(copies.get(log_id, ())) for log_id in self.held}
-                is_whole = all(reach[log_id] >= log.known_length for log_id, log in self.held.items())
-                state = ("whole" if is_whole else "part") if has_all else "behind"
-            finished = self._store.epochs.finished(member_id) > epoch
-            standing = self.standings.get(member_id, "member")
-            found.append(MemberStatus(member_id, name, state, newest.get(member_id), finished, standing))
-        return tuple(found)
-
-    def _only_here(self) -> int:
-        """Count own changes that nobody else is known to hold (W5)."""
-        count = 0
         for log in self._history.logs.values():
-            if log.member_id == self._me and log.length > log.start:
-                others = [lengths.get(log.log_id, 0) for member, lengths in self.claims.items() if member != self._me]
-                count += log.length - min(log.length, max(log.start, *others) if others else log.start)
-        return count
+            if log.payload_length > log.applied_length:
+                header = self._history.read(ChangeRef(log.log, log.applied_length)).header
+                count = log.payload_length - log.applied_length
+                name = self._history.name_of(ChangeRef(log.log, log.applied_length))
+                found.append(Parked(self.name(log.member_id), name, count, self._why_parked(header)))
+        return tuple(sorted(found, key=lambda each: (each.member_name, each.log_id)))
 
-    def _parked(self) -> int:
-        return sum(log.payload_length - log.applied_length for log in self._history.logs.values())
+    def _why_parked(self, header: Header) -> str:
+        if header.epoch > self._store.writer.epoch:
+            return f"epoch {header.epoch} has not begun here"
+        for hashed in header.past:
+            ref = self._history.find(hashed)
+            if ref is None:
+                return "a change that it had seen is not here"
+            log = self._history.logs[ref.log]
+            if ref.seq >= log.applied_length:
+                what = "whose payload is not here" if ref.seq >= log.payload_length else "which waits too"
+                return f"it had seen change {ref.seq} of {self.name(log.member_id)}, {what}"
+        if self._history.wanted:
+            return "it must be compared with payloads that were compacted here"
+        return "it may not be judged here yet"
+
+    def _news(self) -> News:
+        """Return what came since about a day ago: by marks of arrival, and of one's own by one's own clock."""
+        contacts = self._store.contacts
+        own = self._store.writer.own
+        day_ago = self._store.now_ms() - _DAY_MS
+        lsn, since = contacts.mark_before(day_ago)
+        arrived: dict[str, int] = {}
+        for index, count in contacts.arrived_after(lsn).items():
+            if own is None or index != own.log.log:
+                name = self.name(self._history.logs[index].member_id)
+                arrived[name] = arrived.get(name, 0) + count
+        most = sorted(arrived.items(), key=lambda each: (-each[1], each[0]))
+        return News(since, 0 if own is None else contacts.written_after(own.log, day_ago), dict(most))
+
+    def only_here_entries(self) -> list[LogEntry]:
+        """Return own changes that no other member is known to hold, oldest first in each log (W5)."""
+        return [
+            self._entry(ChangeId(self._history.name_of(ref), ref.seq), ref, stored)
+            for log, seqs in self.only_here()
+            for stored in self._history.lines(log, seqs.start, seqs.stop)
+            for ref in [ChangeRef(log.log, stored.header.seq)]
+        ]
 
     def _warnings(self) -> tuple[str, ...]:
         connection = self._store.connection
@@ -502,7 +349,7 @@ class Survey:
             else:
                 who = self.name(strands[0].member_id)
                 told.append(f"a log of {who} went on in {len(strands)} ways from change {seq} on; all of it is kept")
-        for log_id, member_id in sorted(self._store.knowledge.other_branches()):
+        for log_id, member_id in sorted(self.branches):
             owner = self.name(self._history.by_id[log_id].member_id)
             told.append(f"{self.name(member_id)} holds changes of {owner} that are not here, beside others that are")
         return told
@@ -513,23 +360,20 @@ class Survey:
             return []
         known = {closed.certificate_hash for closed in self._store.applier.closed} | {NO_CERTIFICATE}
         return sorted(
-            f"{self.name(receipt.statement.member_id)} names certificate"
-            f" {receipt.statement.certificate.hex()[:8]}, which does not follow from what is held here"
-            for receipt in self._store.knowledge.receipts().values()
-            if receipt.statement.certificate not in known
+            f"{self.name(voice.member_id)} names certificate"
+            f" {voice.certificate.hex()[:8]}, which does not follow from what is held here"
+            for voice in self._store.knowledge.voices().values()
+            if voice.certificate not in known
         )
 
     def _skew(self) -> list[str]:
         """Name members whose newest statement is stamped in this machine's future."""
         now = self._store.now_ms()
         found = []
-        for receipt in self._store.knowledge.receipts().values():
-            statement = receipt.statement
-            ahead = statement.unix_ms - now
-            if ahead > _SKEW_WARN_MS and statement.member_id != self._me:
-                found.append(
-                    f"the clock of {self.name(statement.member_id)} is {ahead // 60000} minutes ahead of this one"
-                )
+        for voice in self._store.knowledge.voices().values():
+            ahead = voice.unix_ms - now
+            if ahead > _SKEW_WARN_MS and voice.member_id != self._me:
+                found.append(f"the clock of {self.name(voice.member_id)} is {ahead // 60000} minutes ahead of this one")
         return sorted(set(found))
 
     # -- conflicts and history -----------------------------------------------------------------
@@ -598,7 +442,7 @@ class Survey:
             if part.table_id != ACTS_TABLE:
                 table = self._store.catalog.by_id.get(part.table_id)
                 tables[table.name if table else part.table_id.hex()[:8]] = part.row_count
-        held = [m for m, lengths in self.claims.items() if m != self._me and lengths.get(log.log_id, 0) > ref.seq]
+        is_held = log.member_id != self._me or self.elsewhere.get(log.log_id, 0) > ref.seq
         is_stable = self.stable.get(log.log_id, 0) > ref.seq
         return LogEntry(
             change,
@@ -607,7 +451,7 @@ class Survey:
             header.epoch,
             tables,
             self._acts(stored),
-            "stable" if is_stable else "held" if held or log.member_id != self._me else "local",
+            "stable" if is_stable else "held" if is_held else "local",
             self._is_late(log.log, ref.seq, header.epoch),
         )
 
@@ -619,16 +463,6 @@ class Survey:
         # What had no effect may not even be readable.
         data = None if outcome_of(stored.state) == STATE_VOID else self._history.part(stored, ACTS_TABLE)
         return () if data is None else tuple(_describe(act, self.name) for act in decode_acts(data))
-
-
-def _without(held: Held) -> list[range]:
-    """Return the stretches of a log whose payloads are here."""
-    found, start = [], 0
-    for gap in sorted((*held.payload_gaps, *held.dropped), key=lambda each: each.start):
-        found.append(range(start, gap.start))
-        start = gap.stop
-    found.append(range(start, held.length))
-    return [each for each in found if each]
 
 
 def describe_word(word: Word, name: Callable[[bytes], str]) -> str:

@@ -5,10 +5,6 @@ with those of before as a multiset, so that it is right for any SELECT. What tou
 table is read from the headers of the changes applied since, and not from a hook: so local
 writes, merges and those of another process are seen alike.
 
-The one choice a reader would question: another process is noticed by asking SQLite for its
-data version every `POLL_S` seconds, because nothing in SQLite tells of it. What this process
-commits wakes an asynchronous watch at once; a synchronous one is asked by its own thread.
-
 Law: the rows of the beginning, with every event's `removed` taken out and `added` put in,
 are the rows of the query.
 
@@ -18,25 +14,20 @@ Source:
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Self
 
 from klal.errors import UsageError
 from klal.model.codec import pack
 from klal.model.header import ACTS_TABLE
 from klal.model.schema import Value, fold
+from klal.polling import look_until, look_until_async
 from klal.reports import ChangeId, Event, Rows
 from klal.rules.merge import ChangeRef
 from klal.store.epochs import Replay
 from klal.store.sqltext import first_word
 from klal.store.store import Store
-
-POLL_S = 0.2
-"""How often another process on the same file is looked for."""
 
 Parameters = Sequence[Value] | Mapping[str, Value]
 Since = ChangeId | str | Iterable[ChangeId | str]
@@ -163,17 +154,10 @@ class Watch(Iterator[Event]):
         return self
 
     def __next__(self) -> Event:
-        waited = 0.0
-        while not self._live.store.is_closed:
-            event = self.poll()
-            if event is not None:
-                return event
-            nap = POLL_S if self._timeout is None else min(POLL_S, self._timeout - waited)
-            if nap <= 0:
-                break
-            time.sleep(nap)  # Counted instead of reading a clock: a look takes next to nothing.
-            waited += nap
-        raise StopIteration
+        event = look_until(self._live.store, self.poll, self._timeout)
+        if event is None:
+            raise StopIteration
+        return event
 
 
 class AsyncWatch(AsyncIterator[Event]):
@@ -192,23 +176,7 @@ class AsyncWatch(AsyncIterator[Event]):
         return self
 
     async def __anext__(self) -> Event:
-        loop = asyncio.get_running_loop()
-        end = None if self._timeout is None else loop.time() + self._timeout
-        news = asyncio.Event()
-        store = self._live.store
-        stop = store.listen(lambda: None if loop.is_closed() else loop.call_soon_threadsafe(news.set))
-        try:
-            while not store.is_closed:
-                news.clear()
-                # Another task may be inside a transaction: its commit wakes this one.
-                event = None if store.in_transaction else self._live.look()
-                if event is not None:
-                    return event
-                nap = POLL_S if end is None else min(POLL_S, end - loop.time())
-                if nap <= 0:
-                    break
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), nap)
-        finally:
-            stop()
-        raise StopAsyncIteration
+        event = await look_until_async(self._live.store, self._live.look, self._timeout)
+        if event is None:
+            raise StopAsyncIteration
+        return event

@@ -223,7 +223,9 @@ def test_coverage_rises_with_contact_and_never_claims_what_is_not_stored(
                 assert coverage.known >= before[name].known
                 lacking = sum(m.change_count for m in coverage.missing)
                 assert lacking == (coverage.known - coverage.held) + (coverage.held - coverage.payloads_held)
-                assert coverage.is_whole == (lacking == 0)
+                assert (coverage.certainty == "incomplete") == (lacking > 0)
+                is_alone = fleet[name].status().state == "alone"
+                assert coverage.is_whole == (lacking == 0 and not is_alone)
                 before[name] = coverage
                 fleet[name].verify()
                 reopened = fleet.reopen(name).coverage()

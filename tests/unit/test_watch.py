@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 import klal
-import klal.watch
+import klal.polling
 from klal.cli.app import run
 from klal.errors import UsageError
 from klal.reports import ChangeId
@@ -195,7 +195,7 @@ def test_it_ends_when_nothing_came_in_time_and_when_the_replica_is_closed(fleet)
 
 
 def test_an_asynchronous_watch_wakes_at_once_and_holds_nothing_up(fleet, monkeypatch):
-    monkeypatch.setattr(klal.watch, "POLL_S", 3600)
+    monkeypatch.setattr(klal.polling, "POLL_S", 3600)
     ana = fleet["ana"]
     order = []
     late = ana.watch_async(ALL)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from klal.cli.held import held
 from klal.cli.members import members
-from klal.cli.options import File, Json, Member, NewFile, home, open_replica
+from klal.cli.options import File, Json, Member, NewFile, full_change, home, now, open_replica
 from klal.cli.output import Exit, Output
 from klal.errors import BusyError, IncompleteError, KlalError, RefusedError, StoreError, UsageError
 from klal.model.codec import EPOCH_MAX
@@ -38,6 +38,7 @@ app = typer.Typer(
 
 
 app.add_typer(members)
+app.add_typer(held)
 
 
 def run(arguments: list[str]) -> int:
@@ -363,60 +364,6 @@ def sync(
 
 
 @app.command()
-def status(file: File, as_json: Json = False) -> int:
-    """Show how much of the whole is here, and what is waited for."""
-    from klal.cli import render
-
-    out = Output(as_json=as_json)
-    with open_replica(file) as replica:
-        report = replica.status().to_json()
-    ascii_only = out.console.options.ascii_only
-    out.answer(report, lambda out: out.draw(render.status(report, now_unix_ms=_now(), ascii_only=ascii_only)))
-    return Exit.DONE
-
-
-@app.command()
-def missing(file: File, as_json: Json = False) -> int:
-    """List what is known and not here, and who has it."""
-    from klal.cli import render
-
-    with open_replica(file) as replica:
-        report = [item.to_json() for item in replica.missing()]
-    Output(as_json=as_json).answer(report, lambda out: out.draw(render.missing(report)))
-    return Exit.DONE
-
-
-@app.command("who-has")
-def who_has(
-    file: File,
-    change: Annotated[str, typer.Argument(metavar="CHANGE", help="As log and sql print it, short or in full.")],
-    as_json: Json = False,
-) -> int:
-    """Say who is known to hold one change."""
-    from klal.cli import render
-
-    with open_replica(file) as replica:
-        report = replica.who_has(_full_change(replica, change)).to_json()
-    Output(as_json=as_json).answer(report, lambda out: out.draw(render.holders(report)))
-    return Exit.DONE
-
-
-def _full_change(replica: Replica, text: str) -> str:
-    """Return the full name of the change that `text` abbreviates, or `text` itself where it is not short."""
-    log, colon, seq = text.lower().partition(":")
-    if not colon or len(log) >= 64:
-        return text
-    found = [
-        name for entry in replica.log() if (name := str(entry.change)).startswith(log) and name.endswith(f":{seq}")
-    ]
-    if len(found) > 1:
-        raise UsageError(f"{text} is short for {len(found)} changes", hint="write more digits of the log")
-    if not found:
-        raise UsageError(f"no change here is called {text}", hint="klal log lists them")
-    return found[0]
-
-
-@app.command()
 def conflicts(file: File, as_json: Json = False) -> int:
     """List values that did not win, with those that did.
 
@@ -426,7 +373,7 @@ def conflicts(file: File, as_json: Json = False) -> int:
 
     with open_replica(file) as replica:
         report = [item.to_json() for item in replica.conflicts()]
-    Output(as_json=as_json).answer(report, lambda out: out.draw(render.conflicts(report, now_unix_ms=_now())))
+    Output(as_json=as_json).answer(report, lambda out: out.draw(render.conflicts(report, now_unix_ms=now())))
     return Exit.DONE
 
 
@@ -475,7 +422,7 @@ def watch(
     out = Output(as_json=as_json)
     is_empty = True
     with open_replica(file) as replica:
-        heads = None if since is None else [_full_change(replica, change) for change in since]
+        heads = None if since is None else [full_change(replica, change) for change in since]
         for event in replica.watch(query, since=heads, timeout=timeout):
             is_empty = False
             if as_json:
@@ -645,7 +592,7 @@ def log(
 
     with open_replica(file) as replica:
         report = [entry.to_json() for entry in replica.log(limit=limit, table=table)]
-    Output(as_json=as_json).answer(report, lambda out: out.draw(render.log(report, now_unix_ms=_now())))
+    Output(as_json=as_json).answer(report, lambda out: out.draw(render.log(report, now_unix_ms=now())))
     return Exit.DONE
 
 
@@ -676,7 +623,7 @@ def _moment(replica: Replica, text: str) -> str:
     """Return what was asked for, a change spelled in full."""
     log, colon, seq = text.partition(":")
     is_short = colon and seq.isdigit() and 0 < len(log) < 64 and set(log.lower()) <= set("0123456789abcdef")
-    return _full_change(replica, text) if is_short else text
+    return full_change(replica, text) if is_short else text
 
 
 @app.command()
@@ -693,7 +640,7 @@ def moment(
     with open_replica(file) as replica:
         if name is None:
             listed = [each.to_json() for each in replica.moments()]
-            out.answer(listed, lambda out: out.draw(render.moments(listed, now_unix_ms=_now())))
+            out.answer(listed, lambda out: out.draw(render.moments(listed, now_unix_ms=now())))
             return Exit.DONE
         report = replica.name_moment(name).to_json()
 
@@ -720,7 +667,7 @@ def history(
         types = dict(replica.table_columns(table))
         declared = [types[name] for name in replica.table_key(table)]
         report = [version.to_json() for version in replica.history(table, spelled_key(key, declared))]
-    Output(as_json=as_json).answer(report, lambda out: out.draw(render.history(report, now_unix_ms=_now())))
+    Output(as_json=as_json).answer(report, lambda out: out.draw(render.history(report, now_unix_ms=now())))
     return Exit.DONE
 
 
@@ -778,7 +725,7 @@ def prove(
         elif what is None:
             proof = replica.prove.named(epoch=epoch, since=since)
         elif key is None:
-            proof = replica.prove.change(_full_change(replica, what), epoch=epoch, with_payload=payload)
+            proof = replica.prove.change(full_change(replica, what), epoch=epoch, with_payload=payload)
         else:
             proof = replica.prove.row(what, proving.spelled(replica, what, key), epoch=epoch)
     report = proving.written(to, proof)
@@ -971,10 +918,6 @@ def simulate(
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _begins_with(path: Path, magic: bytes) -> bool:

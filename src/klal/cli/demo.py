@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from klal.cli import render
+from klal.cli import render, standing
 from klal.cli.csvfile import converter
 from klal.cli.output import Exit, Output
 from klal.cli.text import counted, listed, short_change, shown, sized
@@ -184,7 +184,7 @@ class Stage:
             self.out.draw(Padding(renderable, (1, 0, 1, 4)))
 
     def bar(self, held: int, known: int, *, width: int = 30) -> Text:
-        return render.bar(held, known, width=width, ascii_only=self.out.console.options.ascii_only)
+        return standing.bar(held, known, width=width, ascii_only=self.out.console.options.ascii_only)
 
     def good(self, sentence: str) -> None:
         """Say what was just checked."""

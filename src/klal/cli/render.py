@@ -7,13 +7,11 @@ rich can draw. Nothing here wraps a value across lines: a table too wide for the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -23,34 +21,7 @@ from klal.reports import Event
 
 Json = Mapping[str, Any]
 
-STATE_MEANINGS = {
-    "alone": "no other member has been met: whether more exists is unknown",
-    "behind": "not everything that is known is here",
-    "whole": "everything that is known is here",
-    "part": "nothing that is wanted is missing, and old payloads were put down here",
-    "stable": "everything is here, and every member is known to hold it",
-    "closed": "the epoch is closed: every member named its certificate",
-}
-STATE_STYLES = {
-    "alone": "bold yellow",
-    "behind": "bold yellow",
-    "whole": "bold green",
-    "part": "bold green",
-    "stable": "bold green",
-    "closed": "bold cyan",
-}
-_BAR_WIDTH = 30
-
-
 # --- small pieces ----------------------------------------------------------------------------------------------------
-
-
-def bar(held: int, known: int, *, width: int = _BAR_WIDTH, ascii_only: bool = False) -> Text:
-    """Return a bar that is full only when everything is held, and empty only when nothing is."""
-    filled = width if held >= known else min(width - 1, max(int(held > 0), held * width // max(known, 1)))
-    full, empty = ("#", ".") if ascii_only else ("\u2588", "\u2591")
-    style = "green" if held >= known else "yellow"
-    return Text.assemble((full * filled, style), (empty * (width - filled), "dim"))
 
 
 def grid(*rows: Sequence[RenderableType | None], pad: int = 2) -> Table:
@@ -69,17 +40,7 @@ def table(*columns: str, right: Sequence[int] = ()) -> Table:
     return made
 
 
-def _as_of(unix_ms: int | None) -> str:
-    """Return when word last came from elsewhere, in UTC, to the minute."""
-    if unix_ms is None:
-        return "no word from elsewhere yet"
-    try:
-        return f"as of {datetime.fromtimestamp(unix_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
-    except (OverflowError, ValueError, OSError):
-        return f"as of {unix_ms} ms"
-
-
-def _reason(waiting: Json) -> str:
+def reason(waiting: Json) -> str:
     """Return what one member owes: "3 missing payloads, held by Ana"."""
     reason, count = waiting["reason"], waiting.get("count") or 0
     if reason == "not finished":
@@ -140,78 +101,6 @@ def _is_number_column(values: Sequence[Sequence[Any]], index: int) -> bool:
 # --- reports ---------------------------------------------------------------------------------------------------------
 
 
-def status(report: Json, *, now_unix_ms: int, ascii_only: bool = False) -> RenderableType:
-    """Return the panel of `klal status`."""
-    headers, payloads, epoch = report["headers"], report["payloads"], report["epoch"]
-    state = report["state"]
-    head = Text.assemble(
-        (state, STATE_STYLES.get(state, "bold")), "  ", (STATE_MEANINGS.get(state, ""), ""), overflow="fold"
-    )
-    cover = grid(
-        ("headers", bar(headers["held"], headers["known"], ascii_only=ascii_only), _held(headers)),
-        ("payloads", bar(payloads["held"], payloads["known"], ascii_only=ascii_only), _held(payloads)),
-    )
-    if report.get("compacted") is not None:
-        put_down = counted(report["compacted"]["payloads"], "payload")
-        head.append(f"\ncompacted below epoch {report['compacted']['epoch']}: {put_down} put down here", "yellow")
-    parts: list[RenderableType] = [head, Text(), cover, Text(), _members(report["members"], now_unix_ms), Text()]
-    parts.append(_epoch_line(epoch))
-    parts.append(_figures(report))
-    parts.extend(
-        Text.assemble(("warning: ", "bold yellow"), shown(warning), overflow="fold") for warning in report["warnings"]
-    )
-    return Panel(
-        Group(*parts),
-        title=Text.assemble((f" {shown(report['space'])} ", "bold")),
-        title_align="left",
-        subtitle=Text(f" root {report['root'][:16]}, {_as_of(report['as_of_unix_ms'])} ", style="dim"),
-        subtitle_align="right",
-        padding=(1, 2),
-        border_style="dim",
-    )
-
-
-def _held(count: Json) -> Text:
-    missing = count["known"] - count["held"]
-    more = (f"  {missing:,} not here", "yellow") if missing > 0 else ("", "")
-    return Text.assemble(f"{count['held']:,} of {count['known']:,}", more)
-
-
-def _members(members: Sequence[Json], now_unix_ms: int) -> Table:
-    made = table("member", "state", "last seen", "finished")
-    for member in members:
-        finished = Text("yes", style="green") if member["finished"] else Text("not yet", style="dim")
-        name = Text.assemble(shown(member["name"]), (f"  {member['member'][:8]}", "dim"))
-        made.add_row(name, shown(member["state"]), aged(member["last_seen_unix_ms"], now_unix_ms), finished)
-    return made
-
-
-def _epoch_line(epoch: Json) -> Text:
-    line = Text.assemble("epoch ", (f"{epoch['number']} {epoch['state']}", "bold"), overflow="fold")
-    waiting = epoch["waiting_for"]
-    if waiting:
-        owed = [
-            f"{shown(item['member'])} ({_reason(item)})" if isinstance(item, Mapping) else shown(item)
-            for item in waiting[:4]
-        ]
-        more = f" and {len(waiting) - 4:,} more" if len(waiting) > 4 else ""
-        line.append(f", waits for {', '.join(owed)}{more}")
-    return line
-
-
-def _figures(report: Json) -> Text:
-    stable = report["stable"]
-    line = Text(f"{stable['changes']:,} of {counted(stable['of'], 'change')} stable", overflow="fold")
-    for name, text in (("only_here", "not known to be elsewhere"), ("parked", "parked")):
-        if report[name]:
-            line.append(f", {report[name]:,} {text}")
-    for name in ("conflict", "violation"):
-        if report[f"{name}s"]:
-            line.append(", ")
-            line.append(counted(report[f"{name}s"], name), style="yellow")
-    return line
-
-
 def missing(items: Sequence[Json]) -> RenderableType:
     """Return what is not here, whose it is, and who has it."""
     if not items:
@@ -223,19 +112,6 @@ def missing(items: Sequence[Json]) -> RenderableType:
         holders = Text(listed(item["holders"]), style="" if item["holders"] else "yellow")
         made.add_row(shown(item["member"]), item["log"][:8], changes, item["what"], holders)
     return made
-
-
-def holders(report: Json) -> RenderableType:
-    """Return who is known to hold one change."""
-    stable = "every member is known to hold it" if report["stable"] else "not yet stable"
-    return Group(
-        Text.assemble("change ", (short_change(report["change"]), "bold"), f", {stable}"),
-        grid(
-            (Text("held by", style="bold"), Text(listed(report["holders"]))),
-            (Text("lacking", style="bold"), Text(listed(report["lacking"], "nobody known"))),
-            (Text("unknown", style="bold"), Text(listed(report["unknown"], "nobody"))),
-        ),
-    )
 
 
 def conflicts(items: Sequence[Json], *, now_unix_ms: int) -> RenderableType:
@@ -413,7 +289,7 @@ def waiting(epoch: int, items: Sequence[Json]) -> RenderableType:
     for item in items:
         unfinished = item["reason"] == "not finished"
         held = "" if unfinished else listed(item["holders"])
-        made.add_row(shown(item["member"]), "has not finished" if unfinished else _reason(item), held)
+        made.add_row(shown(item["member"]), "has not finished" if unfinished else reason(item), held)
     head = Text.assemble("not yet: ", (f"epoch {epoch}", "bold"), f" waits for {counted(len(items), 'member')}")
     return Group(head, Padding(made, (0, 0, 0, 2)))
 

@@ -218,6 +218,9 @@ def _check_receipts(store: Store) -> int:
             receipt.check(store.space_id)
         except SignatureError as error:
             raise SignatureError(error.message, rule="RCP-1", evidence=log_id.hex()) from error
+    named = dict(store.connection.execute("SELECT log_id, length FROM klal_named").fetchall())
+    if named != store.knowledge.named():
+        raise LinkError("klal_named is not what the receipts name", rule="FIL-4", evidence="klal_named")
     return len(receipts)
 
 

@@ -41,10 +41,7 @@ class Copies:
 
     def words(self) -> list[Word]:
         """Return what the newest receipt of every log says, ascending by log id."""
-        return [
-            Word(log_id, receipt.statement.member_id, receipt.statement.copy)
-            for log_id, receipt in self._knowledge.receipts().items()
-        ]
+        return [Word(log_id, voice.member_id, voice.copy) for log_id, voice in self._knowledge.voices().items()]
 
     def own(self, log_id: bytes, member_id: bytes) -> Word:
         """Return this file's word as it last signed it; an empty one where it never did."""

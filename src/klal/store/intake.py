@@ -315,10 +315,7 @@ class Intake:
         if kept is not None and kept >= statement.number:
             return
         receipt.check(self._history.space_id)
-        self._connection.execute(
-            "INSERT OR REPLACE INTO klal_receipt VALUES(?,?,?,?)",
-            (log_id, statement.number, receipt.body, receipt.signature),
-        )
+        self._knowledge.keep(log_id, receipt)
 
     # -- what a session asks -------------------------------------------------------------
 

@@ -49,6 +49,10 @@ CREATE TABLE klal_past(log INTEGER, past_log INTEGER, seq INTEGER, length INTEGE
 CREATE TABLE klal_seal(log INTEGER, length INTEGER, signature BLOB NOT NULL, PRIMARY KEY(log, length)) WITHOUT ROWID;
 CREATE TABLE klal_receipt(log_id BLOB PRIMARY KEY, number INTEGER NOT NULL, body BLOB NOT NULL, signature BLOB NOT NULL)
   WITHOUT ROWID;
+-- Of each log the greatest length that a receipt here names: what klal_missing reads of receipts.
+CREATE TABLE klal_named(log_id BLOB PRIMARY KEY, length INTEGER NOT NULL) WITHOUT ROWID;
+-- When word came from elsewhere, and how many changes were here then; of the last day and a little more.
+CREATE TABLE klal_contact(lsn INTEGER PRIMARY KEY, unix_ms INTEGER NOT NULL);
 
 CREATE TABLE klal_member(member_id BLOB PRIMARY KEY, name TEXT NOT NULL, log_id BLOB NOT NULL, seq INTEGER NOT NULL,
   ticket_id BLOB, use_count_max INTEGER) WITHOUT ROWID;
@@ -138,6 +142,37 @@ SELECT m.name AS member, lower(hex(l.origin)) AS log, b.seq AS number, lower(hex
 FROM klal_branch b JOIN klal_log l USING (log) LEFT JOIN klal_member m USING (member_id)
 WHERE b.log_id <> l.origin ORDER BY l.origin, b.seq, b.log_id;
 CREATE VIEW klal_parked AS SELECT * FROM klal_changes WHERE state IN ('payload missing', 'parked');
+CREATE VIEW klal_missing AS
+SELECT m.name AS member, lower(hex(n.log_id)) AS "log", coalesce(max(l.length), 0) AS "from", n.length AS "to",
+  'headers' AS what
+FROM klal_named n LEFT JOIN klal_log l ON l.origin = n.log_id LEFT JOIN klal_member m USING (member_id)
+GROUP BY n.log_id HAVING n.length > coalesce(max(l.length), 0)
+UNION ALL
+SELECT m.name, lower(hex(coalesce((SELECT b.log_id FROM klal_branch b WHERE b.log = g.log AND b.seq <= g.start
+    ORDER BY b.seq DESC LIMIT 1), l.log_id))), g.start, g.stop, 'payloads'
+FROM (SELECT log, min(seq) AS start, max(seq) + 1 AS stop FROM (
+  SELECT log, seq, seq - row_number() OVER (PARTITION BY log ORDER BY seq) AS stretch
+  FROM (SELECT s.log, s.seq + c.lsn - s.lsn AS seq FROM klal_change c
+    JOIN klal_span s ON s.lsn = (SELECT max(lsn) FROM klal_span WHERE lsn <= c.lsn) WHERE c.state = 0))
+  GROUP BY log, stretch) g
+JOIN klal_log l ON l.log = g.log LEFT JOIN klal_member m USING (member_id);
+-- One line. Whether all is stable or closed is not among it: that takes signed receipts, which SQL cannot read.
+-- Nor are violations: that view is dropped and made anew, and SQLite asks that what a view names is there.
+CREATE VIEW klal_status AS
+SELECT (SELECT m.name FROM klal_meta a JOIN klal_member m ON m.member_id = a.value WHERE a.name = 'member_id')
+  AS member,
+  h.held AS headers_held, h.held + n.lacking AS headers_known,
+  h.held - h.bare AS payloads_held, h.held + n.lacking AS payloads_known, h.applied AS applied,
+  n.lacking = 0 AND h.bare = 0 AND h.applied = h.held AS is_whole,
+  -- A receipt's body begins with three bytes of msgpack and the 32 of its member.
+  NOT EXISTS (SELECT 1 FROM klal_receipt
+    WHERE substr(body, 4, 32) IS NOT (SELECT value FROM klal_meta WHERE name = 'member_id')) AS is_alone,
+  (SELECT count(*) FROM klal_epoch) AS epoch,
+  (SELECT count(*) FROM klal_conflict) AS conflicts,
+  (SELECT value FROM klal_meta WHERE name = 'contact_unix_ms') AS as_of_unix_ms
+FROM (SELECT count(*) AS held, coalesce(sum(state IN (0, 4, 5)), 0) AS bare, coalesce(sum(state > 1), 0) AS applied
+    FROM klal_change) h,
+  (SELECT coalesce(sum("to" - "from"), 0) AS lacking FROM klal_missing WHERE what = 'headers') n;
 -- Made anew with every change of the schema, to ask each constraint of each row.
 CREATE VIEW klal_violations(kind, "table", "key", detail) AS SELECT NULL, NULL, NULL, NULL WHERE 0;
 CREATE VIEW klal_epochs AS SELECT epoch, lower(hex(hash)) AS certificate FROM klal_epoch;

@@ -61,6 +61,7 @@ from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier
 from klal.store.behind import Behind, Finding
 from klal.store.catalog import Catalog
+from klal.store.contacts import Contacts
 from klal.store.copies import Copies
 from klal.store.epochs import Epochs
 from klal.store.file import alone, create_file, is_as_left, is_there, mark_left, translate, translated, unchecked
@@ -107,6 +108,7 @@ class Store:
         self.runs = Runs(connection, self.history, self.catalog, self.rows, self.applier)
         self.epochs = Epochs(connection, self.history, self.catalog, self.applier)
         self.knowledge = Knowledge(connection, self.history)
+        self.contacts = Contacts(connection, self.history)
         self.copies = Copies(connection, self.history, self.knowledge, self.applier)
         self.intake = Intake(connection, self.history, self.knowledge, self._admit_member, self._leave_own_log)
         self.writer = Writer(
@@ -197,6 +199,7 @@ class Store:
         self.applier.window.clear()
         self._is_entering = self._meta("ticket") is not None
         self.applier.not_after_ms = self.genesis.policy.not_after_ms
+        self.knowledge.forget()
         self.epochs.load()
         self.intake.own_log = own_log
         self.writer.own = None
@@ -341,6 +344,7 @@ class Store:
             seq = self.writer.flush()
             if seq is not None and not (seq + 1) % SEAL_EVERY_COUNT:
                 self._seal()
+            self.knowledge.save_named()
             self._run("COMMIT -- klal")
         except apsw.Error as error:
             self.rollback()
@@ -511,17 +515,13 @@ class Store:
         with self.writing(durable=True):
             own = self.writer.own
             assert own is not None
-            kept = self.knowledge.receipts().get(own.log.log_id)
+            kept = self.knowledge.receipt(own.log.log_id)
             if not own.log.length and kept is None and not self.history.applied_lengths():
                 return
             statement = self._statement(own.log, 0 if kept is None else kept.statement.number + 1)
             if kept is not None and kept.statement.content == statement.content:
                 return
-            receipt = make_receipt(self.identity.key, self.space_id, statement)
-            self.connection.execute(
-                "INSERT OR REPLACE INTO klal_receipt VALUES(?,?,?,?)",
-                (own.log.log_id, statement.number, receipt.body, receipt.signature),
-            )
+            self.knowledge.keep(own.log.log_id, make_receipt(self.identity.key, self.space_id, statement))
 
     def _statement(self, own: Log, number: int) -> Statement:
         heads = [self._held_head(ref) for ref in self.history.maximal_heads({})]
@@ -545,8 +545,7 @@ class Store:
     def naming(self, epoch: int) -> set[bytes]:
         """Return the members whose receipts name the standing certificate of an epoch, or a later one."""
         later = {closed.certificate_hash for closed in self.applier.closed[epoch:]}
-        statements = (receipt.statement for receipt in self.knowledge.receipts().values())
-        return {statement.member_id for statement in statements if statement.certificate in later}
+        return {voice.member_id for voice in self.knowledge.voices().values() if voice.certificate in later}
 
     def _held_head(self, ref: ChangeRef) -> HeldHead:
         return HeldHead(self.history.logs[ref.log].origin, ref.seq + 1, self.history.hash_at(ref))
@@ -904,9 +903,11 @@ class Store:
         return self.epochs.certificate(epoch)
 
     def note_contact(self) -> None:
-        """Remember that word came from elsewhere now."""
+        """Remember that word came from elsewhere now, and how much was here then."""
         with self.writing():
-            self._set_meta("contact_unix_ms", self._world.clock.unix_ms())
+            now_ms = self._world.clock.unix_ms()
+            self._set_meta("contact_unix_ms", now_ms)
+            self.contacts.note(self.history.lsn_max, now_ms)
 
     @property
     def contact_unix_ms(self) -> int | None:

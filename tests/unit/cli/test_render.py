@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from klal.cli import render
+from klal.cli import render, standing
 from klal.cli.output import Output
 
 NOW = 1_700_000_000_000
@@ -17,13 +17,19 @@ STATUS = {
     "root": "ab" * 32,
     "as_of_unix_ms": NOW,
     "members": [
-        {"member": "cd" * 32, "name": "Dream", "state": "whole", "last_seen_unix_ms": NOW, "finished": True},
+        {"member": "cd" * 32, "name": "Dream", "state": "whole", "last_seen_unix_ms": NOW, "finished": True}
+        | {"standing": "member", "age_ms": 0, "held": 42, "known": 42, "owes": {"headers": 0, "payloads": 0}},
         {
             "member": "ef" * 32,
             "name": "Bis\x1b[31mcoe",
             "state": "behind",
             "last_seen_unix_ms": None,
             "finished": False,
+            "standing": "member",
+            "age_ms": None,
+            "held": 41,
+            "known": 42,
+            "owes": {"headers": 0, "payloads": 12},
         },
     ],
     "epoch": {
@@ -38,7 +44,12 @@ STATUS = {
     "only_here": 2,
     "conflicts": 1,
     "violations": 0,
-    "parked": 0,
+    "parked": 3,
+    "parked_why": [{"member": "Bis\x1b[31mcoe", "log": "ef" * 32, "count": 3, "reason": "epoch 2 has not begun here"}],
+    "news": {"since_unix_ms": NOW - 90_000_000, "written": 4, "arrived": {"Bis\x1b[31mcoe": 7, "Dream": 2}},
+    "applied": 27,
+    "certainty": "incomplete",
+    "now_unix_ms": NOW,
     "warnings": ["the clock of Biscoe is 3 hours ahead"],
 }
 
@@ -50,7 +61,7 @@ def drawn(renderable, width=80):
 
 
 def test_status_fits_eighty_columns_and_says_what_matters():
-    text = drawn(render.status(STATUS, now_unix_ms=NOW))
+    text = drawn(standing.status(STATUS, now_unix_ms=NOW))
 
     assert max(map(len, text.splitlines())) <= 80
     for figure in (
@@ -60,6 +71,11 @@ def test_status_fits_eighty_columns_and_says_what_matters():
         "epoch 1 open",
         "Torgersen (12 missing payloads)",
         "1 conflict",
+        "12 payloads",
+        "97 %",
+        "27 applied 3 waiting",
+        "3 of Bis\\x1b[31mcoe, epoch 2 has not begun here",
+        "4 written here, 9 arrived since 1 day ago",
     ):
         assert figure in " ".join(text.replace("\u2502", " ").split()), figure
     assert "warning: the clock of Biscoe" in text
@@ -67,11 +83,11 @@ def test_status_fits_eighty_columns_and_says_what_matters():
 
 
 def test_a_bar_is_full_only_when_nothing_is_missing_and_empty_only_when_nothing_is_held():
-    assert render.bar(999_999, 1_000_000, width=10, ascii_only=True).plain == "#########."
-    assert render.bar(1, 1_000_000, width=10, ascii_only=True).plain == "#........."
-    assert render.bar(0, 5, width=10, ascii_only=True).plain == ".........."
-    assert render.bar(5, 5, width=10, ascii_only=True).plain == "##########"
-    assert render.bar(0, 0, width=10, ascii_only=True).plain == "##########"
+    assert standing.bar(999_999, 1_000_000, width=10, ascii_only=True).plain == "#########."
+    assert standing.bar(1, 1_000_000, width=10, ascii_only=True).plain == "#........."
+    assert standing.bar(0, 5, width=10, ascii_only=True).plain == ".........."
+    assert standing.bar(5, 5, width=10, ascii_only=True).plain == "##########"
+    assert standing.bar(0, 0, width=10, ascii_only=True).plain == "##########"
 
 
 def test_a_conflict_shows_both_values():
