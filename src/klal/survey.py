@@ -56,9 +56,9 @@ from klal.rules.coverage import space_state
 from klal.rules.merge import ChangeRef
 from klal.store.history import STATE_VOID, STATE_VOID_DROPPED, Stored, outcome_of
 from klal.store.resolve import hidden_id_of, lines
+from klal.store.stewardship import HOW_GONE
 
 _SKEW_WARN_MS = 5 * 60 * 1000
-HOW_GONE = {"left": "left after", "retired": "was retired from", "expelled": "was expelled in"}
 _DAY_MS = 24 * 60 * 60 * 1000
 
 

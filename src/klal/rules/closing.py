@@ -27,6 +27,11 @@ Vector = Mapping[int, int]
 """Log index -> prefix length; an absent log means 0."""
 
 
+def is_seen(vector: Vector, change: ChangeRef) -> bool:
+    """True when a change lies in this past."""
+    return vector.get(change.log, 0) > change.seq
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Where a member entered the space, or came back to it.
@@ -239,7 +244,7 @@ def _made(
         gone[subject] = Gone(subject, _kind(spoken), epoch, spoken.act.reason, subject in counted)
     # Who decided is read from the cut alone, unless somebody was gone on without: the certificate is a
     # function of the cut and of the removals it lists, whoever computes it and whatever else they know.
-    inside = Said(said.closes, [each for each in said.words if lengths.get(each.change.log, 0) > each.change.seq])
+    inside = Said(said.closes, [each for each in said.words if is_seen(lengths, each.change)])
     steward = steward_of(previous, said if removals else inside, ground.founder)
     staying = counted - gone.keys()
     heirs = [each.act.member for each in inside.words if isinstance(each.act, Hand) and each.member_id == steward]
@@ -283,12 +288,12 @@ def _takes_back(later: Spoken, spoken: Spoken, steward: bytes, ground: Ground) -
     assert isinstance(spoken.act, Retire | Expel)
     if not isinstance(later.act, Admit) or later.member_id != steward or later.act.member != spoken.act.member:
         return False
-    return ground.vector_of(later.change).get(spoken.change.log, 0) > spoken.change.seq
+    return is_seen(ground.vector_of(later.change), spoken.change)
 
 
 def _saw_close(said: Said, spoken: Spoken, subject: bytes, ground: Ground) -> bool:
     seen = ground.vector_of(spoken.change)
-    return any(seen.get(close.log, 0) > close.seq for close in said.closes.get(subject, ()))
+    return any(is_seen(seen, close) for close in said.closes.get(subject, ()))
 
 
 def _lets_in(previous: Cut, entry: Entry, gone: Gone | None) -> bool:
@@ -319,4 +324,4 @@ def _highest_round_first(spoken: Spoken) -> tuple[object, ...]:
 
 def covers(lengths: Vector, cut: Cut) -> bool:
     """True when every Close of the cut, and so the whole cut, lies in this past (EPO-4)."""
-    return all(lengths.get(close.log, 0) > close.seq for close in cut.closes.values())
+    return all(is_seen(lengths, close) for close in cut.closes.values())

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 from klal.model.acts import Admit, Certify, Expel, Hand, Leave, Retire, Return, Support, Take, Word
 from klal.rules.closing import Spoken
-from klal.rules.merge import ChangeRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +147,3 @@ def may_name(
             if 2 * (len(cast.get(candidate, ())) + len(free)) > len(electorate):
                 return False
     return True
-
-
-def is_seen(vector: Mapping[int, int], change: ChangeRef) -> bool:
-    """True when a change lies in this past."""
-    return vector.get(change.log, 0) > change.seq

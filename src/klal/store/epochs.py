@@ -44,6 +44,7 @@ from klal.rules.closing import (
     Open,
     Said,
     Spoken,
+    Vector,
     covers,
     cut_of,
     steward_of,
@@ -61,7 +62,7 @@ from klal.store.roots import RowsRoot, changes_root, rows_root
 from klal.store.rows import Rows
 from klal.store.sql import Connection
 from klal.store.unique import Uniques
-from klal.store.words import Vector, Words
+from klal.store.words import Words
 
 _EPOCH_ANY = (1 << 31) - 1
 

@@ -253,7 +253,7 @@ class Stewardship:
         gone = self._epochs.gone(self._store.member_id)
         if gone is not None:
             raise UsageError(
-                f"this member {_HOW_GONE[gone.kind]} epoch {gone.epoch} and has no say",
+                f"this member {HOW_GONE[gone.kind]} epoch {gone.epoch} and has no say",
                 rule="MEM-8",
                 hint="klal return FILE says that it is back",
             )
@@ -264,7 +264,7 @@ class Stewardship:
             store.append_acts(*words)
 
 
-_HOW_GONE = {"left": "left after", "retired": "was retired from", "expelled": "was expelled in"}
+HOW_GONE = {"left": "left after", "retired": "was retired from", "expelled": "was expelled in"}
 
 
 def _checked(reason: object) -> str:

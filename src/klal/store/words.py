@@ -9,11 +9,8 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from klal.model.acts import Admit, Return, Support, Word, decode_word, encode_act
-from klal.rules.closing import Entry, Said, Spoken
-from klal.rules.membership import is_seen
+from klal.rules.closing import Entry, Said, Spoken, Vector, is_seen
 from klal.rules.merge import ChangeRef
 from klal.store.history import History
 from klal.store.sql import Connection
@@ -22,8 +19,6 @@ from klal.store.window import order_key
 _OWN_RETURN = frozenset({"left", "retired"})
 _STEWARDS_WORD = frozenset({"left", "retired", "expelled"})
 _NO_EPOCH = -1
-
-Vector = Mapping[int, int]
 
 
 class Words:
