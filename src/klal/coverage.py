@@ -37,6 +37,11 @@ class Missing:
         """Name of the member who owes it."""
         return self.member_name
 
+    def __str__(self) -> str:
+        held = f"held by {', '.join(self.holders)}" if self.holders else "held by nobody known"
+        what = self.what.removesuffix("s") if self.change_count == 1 else self.what
+        return f"{self.change_count:,} {what} of {self.member_name}, {held}"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "member": self.member_name,
@@ -106,6 +111,9 @@ class Waiting:
     count: int
     holders: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"{self.member_name} ({self.reason}{f', {self.count:,}' if self.count else ''})"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "member": self.member_name,
@@ -156,6 +164,14 @@ class Coverage:
     def is_whole(self) -> bool:
         """True when the cut is known, and none of it is missing or put down; never while nobody else was met (W4)."""
         return self.certainty == "whole"
+
+    def __str__(self) -> str:
+        figures = (
+            f"{self.held:,} of {self.known:,} headers and {self.payloads_held:,} of {self.payloads_known:,} payloads"
+        )
+        lacking = f"; missing: {'; '.join(map(str, self.missing))}" if self.missing else ""
+        waits = f"; waits for {', '.join(map(str, self.waiting_for))}" if self.waiting_for else ""
+        return f"{self.certainty}: {figures} of {self.cut} are here{lacking}{waits}"
 
     def _repr_html_(self) -> str:
         """Return a page for notebooks: self-contained, and without scripts."""

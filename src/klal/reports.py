@@ -136,6 +136,12 @@ class SyncReport:
         """Changes received."""
         return self.received.changes
 
+    def __str__(self) -> str:
+        end = "both hold the same now" if self.equal else "the two do not hold the same"
+        cut = "" if self.is_finished else "; it was cut off"
+        refused = f"; {len(self.refused)} refused, the first because {self.refused[0]}" if self.refused else ""
+        return f"sent {self.sent_count:,} changes, received {self.received_count:,}; {end}{cut}{refused}"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "sent": self.sent.to_json(),
@@ -183,6 +189,10 @@ class EpochStatus:
     number: int
     state: str
     waiting_for: tuple[Waiting, ...]
+
+    def __str__(self) -> str:
+        waits = f", waits for {', '.join(map(str, self.waiting_for))}" if self.waiting_for else ""
+        return f"epoch {self.number} {self.state}{waits}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -284,6 +294,20 @@ class Status:
         """Return a page for notebooks: self-contained, and without scripts."""
         return status_page(self.to_json())
 
+    def __str__(self) -> str:
+        known = self.coverage.known
+        counts = (("conflicts", self.conflicts), ("violations", self.violations), ("parked", self.parked))
+        return "\n".join(
+            [
+                f"{self.space}, seen by {self.member or 'nobody in it'}: {self.state} ({self.standing})",
+                str(self.coverage),
+                f"{self.stable_count:,} of {known:,} changes stable, {self.only_here:,} not known to be elsewhere",
+                str(self.epoch),
+                *(f"{count:,} {what}" for what, count in counts if count),
+                *self.warnings,
+            ]
+        )
+
     def to_json(self) -> dict[str, Any]:
         coverage = self.coverage
         return {
@@ -332,6 +356,9 @@ class Closed:
     epoch: int
     certificate: Certificate
     state: str
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch} {self.state}, certificate {self.certificate.hash.hex()[:16]} of grade {self.grade}"
 
     @property
     def grade(self) -> str:
@@ -406,6 +433,9 @@ class Claim:
     change: ChangeId | None
     unix_ms: int | None
 
+    def __str__(self) -> str:
+        return f"{self.value!r} by {self.member_name}"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "value": json_value(self.value),
@@ -429,6 +459,10 @@ class Conflict:
     column: str | None
     winner: Claim
     loser: Claim
+
+    def __str__(self) -> str:
+        place = f"{self.table} {', '.join(map(repr, self.key))}{'' if self.column is None else f' {self.column}'}"
+        return f"{place}: {self.winner} stands against {self.loser}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -458,6 +492,9 @@ class Violation:
     key: str | None
     detail: str
     row: dict[str, Value] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.table}{'' if self.key is None else f' {self.key}'}: {self.detail}"
 
     def to_json(self) -> dict[str, Any]:
         row = None if self.row is None else {name: json_value(value) for name, value in self.row.items()}

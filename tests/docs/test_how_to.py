@@ -1,5 +1,5 @@
-"""The how-to pages, and the one on completeness, are true: their examples run one after another in one folder, and
-print what the page says."""
+"""The tutorial, the how-to pages and the one on completeness are true: their examples run one after another in one
+folder, and print what the page says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [*sorted((DOCS / "how-to").glob("*.md")), DOCS / "explanation" / "completeness.md"]
+PAGES = [DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md")), DOCS / "explanation" / "completeness.md"]
 END = "-- end of block --"
 # Each block is a program of its own: it shares the folder with those before it, and no names.
 PYTHON = f"""

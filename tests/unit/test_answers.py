@@ -14,6 +14,7 @@ import klal
 from klal.cli.app import run
 from klal.errors import IncompleteError, UsageError
 from klal.model.frontier import Frontier, Head
+from klal.reports import SyncReport, Traffic
 from tests.helpers.fleet import BIRD, Fleet
 
 DAY_MS = 24 * 60 * 60 * 1000
@@ -62,6 +63,25 @@ def test_headers_payloads_and_what_is_applied_are_three_figures(fleet):
     assert sum(m.change_count for m in fleet["cal"].missing()) == coverage.known - coverage.payloads_held
     fleet.gather()
     assert fleet["cal"].coverage().is_whole
+
+
+def test_answers_are_printed_as_a_person_would_say_them(fleet):
+    """What is missing is part of the sentence, so that nobody reads a figure and stops there (S43)."""
+    for key in "abc":
+        bird(fleet["ben"], key)
+    fleet["ben"].execute("INSERT INTO bird VALUES('big', 1, hex(randomblob(400000)))")
+    fleet.meet("cal", "ben", byte_count_max=60_000)
+    cal = fleet["cal"]
+    known = cal.coverage().known
+
+    assert str(cal.coverage()) == (
+        f"incomplete: {known} of {known} headers and {known - 1} of {known} payloads of everything known are here; "
+        "missing: 1 payload of ben, held by ben"
+    )
+    assert str(cal.status()).splitlines()[0] == f"{cal.space_name}, seen by cal: behind (part)"
+    assert str(SyncReport(Traffic(0, 0, 9), Traffic(1, 3, 9), equal=False, root=b"", is_finished=False)) == (
+        "sent 0 changes, received 1; the two do not hold the same; it was cut off"
+    )
 
 
 def test_an_open_epoch_is_unknown_beyond_what_its_members_have_signed(fleet):
