@@ -45,6 +45,7 @@ lint: $(READY)
 	@! LC_ALL=C grep -rn --include='*.py' '[^[:print:][:space:]]' src tests tools || { echo 'source is ASCII' >&2; exit 1; }
 	$(BIN)/python tools/source_page.py --check
 	$(BIN)/python tools/sql_page.py --check
+	$(BIN)/python tools/python_page.py --check
 
 check: lint
 	@$(MAKE) --no-print-directory test

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tomllib
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from page import ROOT, publish
+
 LIST, PAGE = "docs/reference/sql.toml", "docs/reference/sql.md"
 HEAD = """# SQL
 
@@ -35,21 +34,5 @@ def page(features: list[dict[str, Any]]) -> str:
     return HEAD + "\n".join(rows) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is stale")
-    options = parser.parse_args()
-    text = page(tomllib.loads((ROOT / LIST).read_text("utf-8"))["feature"])
-    path = ROOT / PAGE
-    if options.check:
-        if not path.is_file() or path.read_text("utf-8") != text:
-            print(f"{PAGE} is stale: run python tools/sql_page.py", file=sys.stderr)
-            return 1
-        return 0
-    path.write_text(text, "utf-8")
-    print(f"wrote {PAGE}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(publish(PAGE, page(tomllib.loads((ROOT / LIST).read_text("utf-8"))["feature"])))
