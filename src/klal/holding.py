@@ -10,12 +10,12 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from klal.coverage import Coverage, MemberStatus, Missing, Waiting
-from klal.errors import UsageError
+from klal.errors import IncompleteError, UsageError
 from klal.model.frontier import Frontier, Head
 from klal.reports import ChangeId, Holders
 from klal.rules.coverage import (
@@ -483,3 +483,17 @@ def _counted(share: Share, logs: Mapping[bytes, Held]) -> tuple[int, int]:
             reach += len(inside)
             held += len(inside) - bare
     return held, reach
+
+
+def compacted(store: Store, what: str, log_ids: Collection[bytes]) -> IncompleteError:
+    """Return the refusal to answer from payloads that were put down, naming who holds them (CMP-6)."""
+    dropped = [each for each in Holding(store).coverage().dropped if each.log_id in log_ids]
+    holders = sorted({holder for each in dropped for holder in each.holders})
+    base = store.history.base
+    assert base is not None, "only a compacted file has put payloads down"
+    return IncompleteError(
+        f"{what} below epoch {base.epoch}, whose payloads were compacted here;"
+        f" {', '.join(holders) or 'nobody known'} can answer",
+        missing=dropped,
+        epoch=base.epoch,
+    )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -24,6 +24,7 @@ from typing import Self
 
 from klal.coverage import Missing
 from klal.errors import IncompleteError, UsageError
+from klal.holding import compacted
 from klal.model.codec import HASH_SIZE, NAME_LENGTH_MAX
 from klal.model.frontier import Frontier
 from klal.model.schema import Key, Merge, Value, has_suffix
@@ -405,20 +406,6 @@ class Moments:
                     return moment
                 raise UsageError(f"{name!r:.40} is the name of another state, {moment.root.hex()[:8]}")
         return None
-
-
-def compacted(store: Store, what: str, log_ids: Collection[bytes]) -> IncompleteError:
-    """Return the refusal to answer from payloads that were put down, naming who holds them (CMP-6)."""
-    dropped = [each for each in Survey(store).coverage().dropped if each.log_id in log_ids]
-    holders = sorted({holder for each in dropped for holder in each.holders})
-    base = store.history.base
-    assert base is not None, "only a compacted file has put payloads down"
-    return IncompleteError(
-        f"{what} below epoch {base.epoch}, whose payloads were compacted here;"
-        f" {', '.join(holders) or 'nobody known'} can answer",
-        missing=dropped,
-        epoch=base.epoch,
-    )
 
 
 def _unix_ms(time: datetime) -> int:

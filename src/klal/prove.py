@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from klal.errors import UsageError
+from klal.holding import compacted
 from klal.model.proof import Proof
 from klal.model.schema import Key, Value
 from klal.reports import ChangeId
-from klal.store.proofs import prove_change, prove_member, prove_named, prove_row
+from klal.store.history import lacks_payload
+from klal.store.proofs import certified, prove_change, prove_member, prove_named, prove_row
 from klal.store.store import Store
 
 
@@ -32,13 +34,18 @@ class Prover:
             with_payload: Show its payload too, which may be large.
 
         Raises:
-            UsageError: No such change here. IncompleteError: It is in no such cut, or its payload is not here.
+            UsageError: No such change here.
+            IncompleteError: It is in no such cut, or its payload is not here; where it was compacted, it says who has it.
         """
         wanted = ChangeId.parse(change) if isinstance(change, str) else change
         with self._store.reading():
             ref = self._store.history.named(wanted.log_id, wanted.seq)
             if ref is None:
                 raise UsageError(f"change {wanted} is not here")
+            stored = self._store.history.read(ref)
+            is_compacted = ref.seq < self._store.history.floor.get(ref.log, 0) and lacks_payload(stored.state)
+            if with_payload and is_compacted:
+                raise compacted(self._store, f"the payload of change {wanted} lies", {wanted.log_id})
             return prove_change(self._store, ref, epoch, with_payload=with_payload)
 
     def row(self, table: str, key: Value | Key, *, epoch: int | None = None) -> Proof:
@@ -53,8 +60,13 @@ class Prover:
 
         Raises:
             UsageError: No such table then. RefusedError: No key that the table could hold.
+            IncompleteError: That close lies below what was compacted here; it says who can answer.
         """
         with self._store.reading():
+            number, base = certified(self._store, epoch).epoch, self._store.history.base
+            if base is not None and number < base.epoch:
+                logs = {log.log_id for log in self._store.history.logs.values()}
+                raise compacted(self._store, f"rows at the close of epoch {number} lie", logs)
             return prove_row(self._store, table, key if isinstance(key, tuple) else (key,), epoch)
 
     def member(self, member: str | bytes, *, epoch: int | None = None) -> Proof:

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from klal.api import check_proof
 from klal.errors import CopiesError, IncompleteError, RefusedError
 from klal.model.header import NO_CERTIFICATE
 from tests.helpers.fleet import BIRD, Fleet, all_agree, answers_of, certificates_of, rows_of
@@ -261,6 +262,32 @@ def test_the_past_below_the_cut_is_refused_with_who_can_answer_and_the_rest_is_r
             assert here.query(sql) == there.query(sql)
             assert here.root == there.root
     assert ana.diff("epoch:1") == fleet["ben"].diff("epoch:1")
+
+
+def test_what_lies_below_the_cut_is_proven_by_headers_or_refused_with_who_can(fleet):
+    """PRF-1 to PRF-5, CMP-6: a header and its place stay; payloads and rows of older closes are with the full copies."""
+    change = next(entry.change for entry in reversed(fleet["ana"].log()) if entry.tables)
+    hashes = [certificate.hash for certificate in certificates_of(fleet["ana"])]
+    compact(fleet, "ana", keep=2)
+    prove, full = fleet["ana"].prove, fleet["ben"].prove
+
+    for epoch in (0, 1):
+        assert prove.change(change, epoch=epoch).encode() == full.change(change, epoch=epoch).encode()
+        assert check_proof(prove.change(change, epoch=epoch).encode()).under == hashes[epoch]
+        assert prove.member(fleet["cal"].member_id, epoch=epoch) == full.member(fleet["cal"].member_id, epoch=epoch)
+    for key in ("ana", "nobody"):
+        assert prove.row("bird", key) == full.row("bird", key)
+        with pytest.raises(IncompleteError, match="rows at the close of epoch 0 lie below epoch 1.*; ben, cal can answer"):
+            prove.row("bird", key, epoch=0)
+        assert full.row("bird", key, epoch=0)
+    with pytest.raises(IncompleteError, match="compacted here; ben, cal can answer") as caught:
+        prove.change(change, with_payload=True)
+    assert {owed.holders for owed in caught.value.missing} == {("ben", "cal")}
+    assert full.change(change, with_payload=True)
+    fleet["ana"].execute("UPDATE bird SET mass = 78 WHERE id = 'ana'")
+    fleet.gather(NAMES)
+    for key in ("ana", "nobody"):  # The base is at the cut, wherever the tables are.
+        assert prove.row("bird", key, epoch=1) == full.row("bird", key, epoch=1)
 
 
 def test_verify_says_compacted_and_finds_what_was_changed_in_the_base(fleet):
