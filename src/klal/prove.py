@@ -35,7 +35,7 @@ class Prover:
 
         Raises:
             UsageError: No such change here.
-            IncompleteError: It is in no such cut, or its payload is not here; where it was compacted, it says who has it.
+            IncompleteError: It is in no such cut, or its payload is not here; of a compacted one it says who has it.
         """
         wanted = ChangeId.parse(change) if isinstance(change, str) else change
         with self._store.reading():

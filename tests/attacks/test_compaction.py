@@ -265,7 +265,7 @@ def test_the_past_below_the_cut_is_refused_with_who_can_answer_and_the_rest_is_r
 
 
 def test_what_lies_below_the_cut_is_proven_by_headers_or_refused_with_who_can(fleet):
-    """PRF-1 to PRF-5, CMP-6: a header and its place stay; payloads and rows of older closes are with the full copies."""
+    """PRF-1 to PRF-5, CMP-6: a header and its place stay; payloads and older rows are with the full copies."""
     change = next(entry.change for entry in reversed(fleet["ana"].log()) if entry.tables)
     hashes = [certificate.hash for certificate in certificates_of(fleet["ana"])]
     compact(fleet, "ana", keep=2)
@@ -277,7 +277,7 @@ def test_what_lies_below_the_cut_is_proven_by_headers_or_refused_with_who_can(fl
         assert prove.member(fleet["cal"].member_id, epoch=epoch) == full.member(fleet["cal"].member_id, epoch=epoch)
     for key in ("ana", "nobody"):
         assert prove.row("bird", key) == full.row("bird", key)
-        with pytest.raises(IncompleteError, match="rows at the close of epoch 0 lie below epoch 1.*; ben, cal can answer"):
+        with pytest.raises(IncompleteError, match=r"at the close of epoch 0 lie below epoch 1.*; ben, cal can answer"):
             prove.row("bird", key, epoch=0)
         assert full.row("bird", key, epoch=0)
     with pytest.raises(IncompleteError, match="compacted here; ben, cal can answer") as caught:
@@ -353,3 +353,74 @@ def test_through_a_folder_alone(fleet):
     for name in (*NAMES, "ana"):
         fleet.drop_by(name)
     all_agree(fleet, rows_of)
+
+
+@pytest.fixture
+def decided(tmp_path):
+    """Ana, ben, cal, dan and eve: epoch 1 was decided without eve and dan, and dan took it to have been without eve."""
+    with Fleet(tmp_path / "fleet") as fleet:
+        fleet.found("ana", BIRD)
+        for name in ("ben", "cal", "dan", "eve"):
+            fleet.join(name)
+        fleet.gather()
+        for name in fleet.names:
+            fleet[name].execute("INSERT INTO bird VALUES(?, 1, NULL)", (name,))
+        fleet.close_epoch()
+        for name in fleet.names:
+            fleet[name].execute("UPDATE bird SET mass = mass + 1 WHERE id = ?", (name,))
+        fleet.gather(("ana", "ben", "cal", "dan"))
+        fleet["ana"].retire("eve", reason="lost")
+        fleet["ana"].finish()
+        for name in ("ben", "cal", "dan"):
+            fleet.meet("ana", name)
+        for name in ("ben", "cal", "dan"):
+            fleet[name].finish()
+            fleet.drop_by(name)
+        fleet.drop_by("dan")
+        fleet["dan"].execute("UPDATE bird SET mass = 40 WHERE id = 'dan'")
+        fleet["ana"].retire("dan", reason="lost too")
+        fleet.gather(NAMES)
+        for name in NAMES:
+            fleet[name].execute("UPDATE bird SET mass = mass + 1 WHERE id = ?", (name,))
+        fleet.gather(NAMES)
+        for name in NAMES:
+            fleet[name].finish()
+        fleet.gather(NAMES)
+        yield fleet
+
+
+def test_an_epoch_decided_without_somebody_stays_decided_in_a_compacted_file(decided):
+    """EPO-8, CMP-4: which certificates a past holds is worked out again after opening, below the base too."""
+    compact(decided, "ana", keep=2)
+    hashes = [certificate.hash for certificate in certificates_of(decided["ben"])]
+    assert len(hashes) == 3
+    decided.reopen("ana")
+    decided["ana"].execute("UPDATE bird SET mass = 9 WHERE id = 'ben'")
+    decided.gather(NAMES)
+
+    assert [certificate.hash for certificate in certificates_of(decided["ana"])] == hashes
+    decided["ana"].verify()
+    all_agree_of(decided, NAMES)
+
+
+def test_work_judged_by_a_certificate_that_did_not_come_to_stand_waits_for_the_payloads_below(decided):
+    """CMP-11, EPO-4, EPO-8: which one its writer could compute takes the rows of that cut, which others have."""
+    compact(decided, "ana", keep=2)
+    for _ in range(3):
+        decided.meet("ana", "dan")
+    ana = decided["ana"]
+    assert ana.status().parked
+    assert any("compacted here and are wanted again" in warning for warning in ana.status().warnings)
+    assert {owed.holders for owed in ana.missing() if owed.what == "payloads"} >= {("ben", "cal")}
+
+    decided.reopen("ana")
+    decided.gather(("ben", "ana", "cal", "dan", "eve"))
+    assert decided["ana"].status().parked == decided["ben"].status().parked == 0
+    all_agree_of(decided, (*NAMES, "dan", "eve"))
+    for replica in decided.replicas.values():
+        replica.verify()
+
+
+def all_agree_of(fleet, names):
+    found = [answers_of(fleet[name])[:3] for name in names]
+    assert found == found[:1] * len(names)

@@ -27,6 +27,7 @@ from klal.rules.cells import check_cells
 from klal.rules.closing import Cut
 from klal.rules.merge import ChangeRef, Sees, Write, merge_write
 from klal.rules.order import OrderKey, draw_of, order_bytes, order_stamp
+from klal.store.base import PutDownError
 from klal.store.catalog import Catalog, ColumnInfo, Table
 from klal.store.history import STATE_APPLIED, STATE_DROPPED, STATE_VOID, History, Log, Stored
 from klal.store.lost import Lost
@@ -68,6 +69,8 @@ class Applier:
         self.not_after_ms = UNIX_MS_MAX
         self.questioned: Mapping[bytes, Mapping[int, int]] = {}
         """Members whose changes wait for another's word: member id -> log -> the prefix that does not (MEM-9)."""
+        self.unmade: Mapping[int, int] = {}
+        """What a certificate is to be made from that cannot be, since payloads of it were put down (CMP-11)."""
         self._vouched: dict[int, int] = {}
         self.vouched_count = 0
 
@@ -92,7 +95,10 @@ class Applier:
         vector = {**self._history.head_vector(log), **rose}
         if self._history.floor and self._lacks(log, stored, vector):
             return None  # What it must be compared with was put down, and is wanted again (CMP-5).
-        fault = self._fault(self._newest(ref), header, past, vector)
+        try:
+            fault = self._fault(self._newest(ref), header, past, vector)
+        except PutDownError:
+            return None  # So was what it is judged by (CMP-11).
         stamp = self._stamp(ref, header, past)
         acts: tuple[Act, ...] = ()
         state = STATE_VOID
@@ -159,6 +165,8 @@ class Applier:
     def wanted(self, epoch_max: int) -> dict[int, list[int]]:
         """Return the payloads that compaction put down and a parked change waits for: log -> seqs (CMP-5)."""
         found: dict[int, set[int]] = {}
+        if self._history.floor:
+            self._want(self.unmade, found)
         for log in self._history.logs.values() if self._history.floor else ():
             if log.applied_length >= log.payload_length:
                 continue
@@ -170,7 +178,18 @@ class Applier:
             vector = {**self._history.head_vector(log), **self._history.risen(log, past)}
             for lacking in self._lacks(log, stored, vector):
                 found.setdefault(lacking.log, set()).add(lacking.seq)
+            try:
+                self._fault(self._newest(ref), stored.header, past, vector)
+            except PutDownError as error:
+                self._want(error.lengths, found)
         return {index: sorted(seqs) for index, seqs in found.items()}
+
+    def _want(self, lengths: Mapping[int, int], found: dict[int, set[int]]) -> None:
+        """Add whatever of these prefixes was put down."""
+        for index, length in lengths.items():
+            dropped = [seq for seq in self._history.dropped(self._history.logs[index]) if seq < length]
+            if dropped:
+                found.setdefault(index, set()).update(dropped)
 
     def _lacks(self, log: Log, stored: Stored, vector: dict[int, int]) -> list[ChangeRef]:
         """Return the changes that the next of `log` had not seen, must be compared with, and that were put down."""

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 import zstandard
 
-from klal.errors import DamagedError
+from klal.errors import DamagedError, KlalError
 from klal.model.codec import pack, unpack
 from klal.rules.merge import ChangeRef
 from klal.store.file import memory_file
@@ -34,6 +34,19 @@ _LEFT_OUT = (
     *("klal_meta", "klal_log", "klal_change", "klal_span", "klal_slice", "klal_leaves", "klal_hash", "klal_past"),
     *("klal_seal", "klal_receipt", "klal_branch", "klal_member", "klal_close", "klal_moment", "klal_epoch"),
 )
+
+
+class PutDownError(KlalError):
+    """Rows below what was compacted would have to be made to go on, and payloads of them are not here (CMP-11).
+
+    Args:
+        message: What was to be made.
+        lengths: Which changes it is made from, by log index.
+    """
+
+    def __init__(self, message: str, lengths: Mapping[int, int]) -> None:
+        super().__init__(message, rule="CMP-11")
+        self.lengths = lengths
 
 
 class Base(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -54,7 +54,7 @@ from klal.rules.closing import (
 from klal.rules.membership import Past, fault_of, may_name
 from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier, Closed
-from klal.store.base import open_base
+from klal.store.base import PutDownError, open_base
 from klal.store.catalog import Catalog
 from klal.store.file import memory_file
 from klal.store.history import STATE_APPLIED, STATE_HELD, History, Log, outcome_of
@@ -303,7 +303,7 @@ class Epochs:
                 if is_plain:
                     self._awaited = (epoch, list(cut.waiting))
                 return None
-            certificate = self.certify(cut, before)
+            certificate = self.certify(cut, before, rows=self._rows_known(cut))
             self._variants[key] = Closed(certificate.hash, cut, certificate.body.payload_size)
         return self._variants[key]
 
@@ -367,15 +367,24 @@ class Epochs:
         closed = self._applier.closed
         first = next((each.cut.epoch for each in closed if not self._is_plain(each.cut.epoch)), len(closed))
         found = closed[:first]
-        while (standing := self._next_in(found, None)) is not None:
-            found.append(standing)
-        changed = next((at for at, each in enumerate(closed) if at >= len(found) or found[at] != each), len(closed))
+        self._applier.unmade = {}
+        try:
+            while (standing := self._next_in(found, None)) is not None:
+                found.append(standing)
+        except PutDownError as error:
+            # What stands goes on standing until the payloads are here again that say otherwise (CMP-11).
+            self._applier.unmade = error.lengths
+            found += closed[len(found) :]
+        hashes = [each.certificate_hash for each in found]
+        changed = next(
+            (at for at, each in enumerate(closed) if [each.certificate_hash] != hashes[at : at + 1]), len(closed)
+        )
         is_new = changed < len(closed) or len(found) > len(closed)
         if changed < len(closed):
             self._connection.execute("DELETE FROM klal_epoch WHERE epoch >= ?", (changed,))
         self._applier.closed = found
         for standing in found[changed:]:
-            self._keep(self.certify(standing.cut, found[: standing.cut.epoch]))
+            self._keep(self.certify(standing.cut, found[: standing.cut.epoch], rows=self._rows_known(standing.cut)))
         if is_new:
             self._awaited = (0, [])
             self.question()
@@ -554,6 +563,17 @@ class Epochs:
         words = () if word is None else (self._witness(names[word.member_id], word.change, cut),)
         return Certificate(body, heads, witness, words)
 
+    def _rows_known(self, cut: Cut) -> RowsRoot | None:
+        """Return the rows of a cut below the base, where it is that of a certificate here; None to make them."""
+        closed = self._applier.closed
+        if self._history.holds_base(cut.lengths) or cut.epoch >= len(closed):
+            return None
+        standing = closed[cut.epoch].cut.lengths
+        if any(standing.get(log, 0) != cut.lengths.get(log, 0) for log in standing.keys() | cut.lengths.keys()):
+            return None
+        certificate = self.certificate(cut.epoch)
+        return None if certificate is None else RowsRoot(certificate.body.rows_root, certificate.body.row_count)
+
     def _names(self, cut: Cut) -> dict[bytes, str]:
         """Return the counted members' names: of several joins of one key, that of the first log of the cut."""
         names: dict[bytes, str] = dict(self._connection.execute("SELECT member_id, name FROM klal_member").fetchall())
@@ -589,7 +609,10 @@ class Epochs:
             log: length for log, length in cut.lengths.items() if length
         }:
             return rows_root(self._connection, self._catalog)
-        replay = Replay(self._connection, self._history, self._applier.certificate_in)
+        is_below = not self._history.holds_base(cut.lengths)
+        if is_below and self._history.lacks_payloads(cut.lengths):
+            raise PutDownError(f"the rows of a cut of epoch {cut.epoch} were compacted here", cut.lengths)
+        replay = Replay(self._connection, self._history, self._applier.certificate_in, from_nothing=is_below)
         try:
             replay.run(cut.lengths)
             return rows_root(replay.connection, replay.catalog)
@@ -598,21 +621,34 @@ class Epochs:
 
 
 class Replay:
-    """Part of a file's history, applied again from nothing in memory."""
+    """Part of a file's history, applied again in memory: from its base where it is compacted, else from nothing.
+
+    Args:
+        source: The file.
+        history: Of the file.
+        certificate_in: Which certificate a past holds.
+        from_nothing: Pass over the base; all payloads that are to be applied must be here.
+    """
 
     def __init__(
-        self, source: Connection, history: History, certificate_in: Callable[[Mapping[int, int]], bytes]
+        self,
+        source: Connection,
+        history: History,
+        certificate_in: Callable[[Mapping[int, int]], bytes],
+        *,
+        from_nothing: bool = False,
     ) -> None:
         self._source = source
         self._original = history
-        self.connection = memory_file() if history.base is None else open_base(source)
+        base = None if from_nothing else history.base
+        self.connection = memory_file() if base is None else open_base(source)
         self.history = History(self.connection, history.space_id)
-        self.history.rest_on(history.base)
+        self.history.rest_on(base)
         self.catalog = Catalog(self.connection)
         self.rows = Rows(self.connection)
         self.applier = Applier(self.connection, self.history, self.catalog, self.rows)
         self.uniques = Uniques(self.connection, self.history, self.catalog, self.rows)
-        if history.base is not None:
+        if base is not None:
             self.catalog.load()
         # Certificates are known beforehand: a header is judged by those in its own past.
         self.applier.certificate_in = certificate_in
@@ -623,8 +659,8 @@ class Replay:
 
         In a compacted file they must hold its base, on which the others are applied (CMP-2).
         """
-        floor = self._original.floor
-        if any(lengths.get(log, 0) < length for log, length in floor.items()):
+        floor = self.history.floor
+        if not self.history.holds_base(lengths):
             raise DamagedError("a state below what was compacted cannot be made again")
         self.connection.execute("BEGIN")
         for log in sorted(self._original.logs.values(), key=lambda log: log.log):
@@ -648,7 +684,7 @@ class Replay:
 
     def _pass_base(self) -> None:
         """Take all of the base as applied, before anything is compared with it."""
-        waiting = {log: length for log, length in self._original.floor.items() if length}
+        waiting = {log: length for log, length in self.history.floor.items() if length}
         while waiting:
             count = len(waiting)
             for index, length in list(waiting.items()):

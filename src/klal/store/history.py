@@ -159,6 +159,15 @@ class History:
         self.base = base
         self.floor = {} if base is None else dict(base.lengths)
 
+    def holds_base(self, lengths: Mapping[int, int]) -> bool:
+        """True when nothing that was compacted lies beyond these prefixes."""
+        return all(lengths.get(log, 0) >= length for log, length in self.floor.items())
+
+    def lacks_payloads(self, lengths: Mapping[int, int]) -> bool:
+        """True when some payload of these prefixes is not here."""
+        condition = f"state IN ({STATE_LACKING}, {STATE_DROPPED}, {STATE_VOID_DROPPED})"
+        return any(self._in_state(self.logs[log], 0, length, condition, 1) for log, length in lengths.items())
+
     def forget(self) -> None:
         """Drop the headers kept in memory from their arrival until they are applied."""
         self._fresh.clear()
