@@ -21,13 +21,18 @@ from klal.model.receipt import KEEPER_COUNT_MAX, NONCE_SIZE
 from klal.reports import Compacted, Progress
 from klal.rules.compaction import Word, bound_to, chosen
 from klal.store.apply import Closed
-from klal.store.compact import compact_below, give_back
+from klal.store.compact import compact_below, give_back, image_of, weigh
 from klal.store.store import Store
 from klal.survey import Survey
 
 
 def compact(
-    store: Store, epoch: int | None, keep: int, on_progress: Callable[[Progress], None] | None = None
+    store: Store,
+    epoch: int | None,
+    keep: int,
+    on_progress: Callable[[Progress], None] | None = None,
+    *,
+    anyway: bool = False,
 ) -> Compacted:
     """Put down the payloads below a closed epoch, or say why not yet; `Replica.compact` says more."""
     if store.in_transaction:
@@ -43,17 +48,28 @@ def compact(
     with store.writing(durable=True):
         store.behind.require_clean()
         closed = _closed(store, epoch)
-        base = store.history.base
-        if base is not None and base.epoch >= closed.cut.epoch:
-            count = 0
-        else:
+        base, count, weight = store.history.base, 0, None
+        if base is None or base.epoch < closed.cut.epoch:
+            told("compact", 0)
             keepers = _keepers(store, closed, keep)
-            if keepers is not None:
-                told("compact", 0)
-                count = compact_below(store, closed, keepers)
+            # Weighed before anybody is asked to read all its payloads, and again when they have.
+            image = None if keepers is None and _is_asked(store, closed) else image_of(store, closed)
+            weight = None if image is None or anyway else weigh(store, closed, image)
+            if weight is not None and not weight.is_gain:
                 store.copies.withdraw()
+            elif keepers is not None:
+                assert image is not None, "made wherever there are keepers"
+                weight = None
+                count = compact_below(store, closed, keepers, image)
+                store.copies.withdraw()
+            elif image is not None:
+                weight = None
+                store.copies.ask(closed.certificate_hash, store.token(NONCE_SIZE))
         base = store.history.base
     store.sign_receipt()
+    if weight is not None and not weight.is_gain:
+        names = () if base is None else tuple(_names(store, base.keepers))
+        return Compacted(closed.cut.epoch, 0, size_before, size_before, names, weight.image_size, weight.gone_size)
     if base is None or base.epoch < closed.cut.epoch:
         raise _not_proven(store, closed, keep)
     give_back(store, lambda: told("free", 0))
@@ -131,10 +147,10 @@ def _me(store: Store) -> Word:
 
 
 def _keepers(store: Store, closed: Closed, keep: int) -> tuple[bytes, ...] | None:
-    """Return those who shall keep what goes, or ask and return None where too few have answered (CMP-7).
+    """Return those who shall keep what goes, or None where too few have answered yet (CMP-7).
 
     Raises:
-        CopiesError: Others rely on this copy; or so many copies are not known to exist. Nothing is asked then.
+        CopiesError: Others rely on this copy; or so many copies are not known to exist.
     """
     me, words = _me(store), store.copies.words()
     bound = bound_to(words, me)
@@ -143,9 +159,8 @@ def _keepers(store: Store, closed: Closed, keep: int) -> tuple[bytes, ...] | Non
         raise CopiesError(
             f"this copy is kept for {names}, so it stays", waiting_for=_waiting(store, set(bound), "kept")
         )
-    asked = store.copies.asked()
     found = store.copies.answers(me.log_id, me.member_id)
-    is_asked = asked is not None and asked.question.certificate == closed.certificate_hash
+    is_asked = _is_asked(store, closed)
     proven = found.proven if is_asked else ()
     earlier = () if store.history.base is None else store.history.base.keepers
     if len(proven) >= keep:
@@ -159,9 +174,13 @@ def _keepers(store: Store, closed: Closed, keep: int) -> tuple[bytes, ...] | Non
             f"{keep} other full copies are wanted, and {names} may hold one{lied}",
             waiting_for=_waiting(store, possible - set(proven), "has not shown its copy"),
         )
-    if not is_asked:
-        store.copies.ask(closed.certificate_hash, store.token(NONCE_SIZE))
     return None
+
+
+def _is_asked(store: Store, closed: Closed) -> bool:
+    """True while the question about this cut stands."""
+    asked = store.copies.asked()
+    return asked is not None and asked.question.certificate == closed.certificate_hash
 
 
 def _whole(store: Store, closed: Closed) -> set[bytes]:

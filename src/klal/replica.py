@@ -660,11 +660,14 @@ class Replica(Answers, Membership):
                 raise IncompleteError(f"epoch {number} {what}: it waits for {names}", waiting_for=waiting, epoch=number)
             return Closed(number, certificate, survey.epoch_state(number))
 
-    def compact(self, epoch: int | None = None, *, keep: int = 2, progress: OnProgress | None = None) -> Compacted:
+    def compact(
+        self, epoch: int | None = None, *, keep: int = 2, anyway: bool = False, progress: OnProgress | None = None
+    ) -> Compacted:
         """Put down the rows' payloads below the cut of a closed epoch, so that they no longer take space.
 
         Headers, seals and acts stay, so history is still proven link by link, and an image of the
-        state at the cut takes the payloads' place. From then on this replica is a `part`: moments
+        state at the cut takes the payloads' place. Where that image would outweigh them nothing is
+        done, and the answer says so. From then on this replica is a `part`: moments
         before the cut can be read where a full copy is. Late changes that must be compared with
         what went wait until it is brought again, which any sync with a full copy does.
 
@@ -674,6 +677,8 @@ class Replica(Answers, Membership):
         Args:
             epoch: Below which; by default the newest that is closed.
             keep: How many other members must have shown a full copy, and promised to keep it.
+            anyway: Put them down also where the file does not become smaller by it.
+            progress: Is told how far it is.
 
         Raises:
             IncompleteError: The epoch is not closed or not stable, or too few have answered yet;
@@ -683,7 +688,7 @@ class Replica(Answers, Membership):
         check_epoch(epoch)
         if self._store.is_closed or not isinstance(keep, int):
             raise UsageError("compact wants a replica that is open, and how many copies to keep as a number")
-        return compact(self._store, epoch, keep, progress)
+        return compact(self._store, epoch, keep, progress, anyway=anyway)
 
     # -- writes behind klal's back -------------------------------------------------------
 

@@ -401,6 +401,8 @@ class Compacted:
         change_count: of how many changes, now; 0 where it had been done before.
         size_before, size: bytes of the file.
         keepers: the members whose full copies this file relies on.
+        image_size, gone_size: where nothing was done since the file would not have become smaller:
+            bytes of the image of the rows, and of what it would have taken the place of; else 0.
     """
 
     epoch: int
@@ -408,14 +410,18 @@ class Compacted:
     size_before: int
     size: int
     keepers: tuple[str, ...]
+    image_size: int = 0
+    gone_size: int = 0
 
     def to_json(self) -> dict[str, Any]:
+        weighed = {"image_bytes": self.image_size, "gone_bytes": self.gone_size} if self.image_size else {}
         return {
             "epoch": self.epoch,
             "changes": self.change_count,
             "bytes_before": self.size_before,
             "bytes": self.size,
             "keepers": list(self.keepers),
+            **weighed,
         }
 
 

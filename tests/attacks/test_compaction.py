@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from klal.api import check_proof
-from klal.errors import CopiesError, IncompleteError, RefusedError
+from klal.errors import CopiesError, DamagedError, IncompleteError, RefusedError
 from klal.model.header import NO_CERTIFICATE
 from tests.helpers.fleet import BIRD, Fleet, all_agree, answers_of, certificates_of, rows_of
 
@@ -35,9 +35,9 @@ def fleet(tmp_path):
 def compact(fleet, name, *, keep):
     """Ask, let everybody answer, and compact."""
     with suppress(IncompleteError):
-        fleet[name].compact(keep=keep)
+        fleet[name].compact(keep=keep, anyway=True)
     fleet.gather(NAMES)
-    done = fleet[name].compact(keep=keep)
+    done = fleet[name].compact(keep=keep, anyway=True)
     fleet.gather(NAMES)
     return done
 
@@ -424,3 +424,85 @@ def test_work_judged_by_a_certificate_that_did_not_come_to_stand_waits_for_the_p
 def all_agree_of(fleet, names):
     found = [answers_of(fleet[name])[:3] for name in names]
     assert found == found[:1] * len(names)
+
+
+def packed(replica):
+    """Return (headers in blocks, headers in lines of their own) of a file."""
+    connection = replica._store.connection
+    blocks = connection.execute("SELECT sum(length(marks)) / 3 FROM klal_pack").get
+    return blocks or 0, connection.execute("SELECT count(*) FROM klal_change WHERE header <> x''").get
+
+
+def test_headers_below_the_cut_lie_in_blocks_and_are_served_as_before(fleet):
+    """CMP-12, FIL-3: whoever asks gets each of them byte for byte, and what comes later has a line of its own."""
+    before = fleet["ana"].log()
+    compact(fleet, "ana", keep=2)
+    blocks, lines = packed(fleet["ana"])
+    assert blocks > 60
+    assert lines == 0
+    assert fleet["ana"].log() == before
+
+    fleet.reopen("ana")
+    fleet["ana"].execute("UPDATE bird SET mass = 77 WHERE id = 'ana'")
+    assert packed(fleet["ana"]) == (blocks, 1)
+    fleet.join("dan", fleet["cal"].invite())
+    fleet.meet("cal", "ana")
+    fleet.meet("dan", "ana")
+    fleet.meet("dan", "cal")
+    assert fleet["dan"].coverage().is_whole
+    assert fleet["ana"].verify().changes == fleet["dan"].verify().changes
+    indexed = fleet["ana"]._store.connection.execute("SELECT count(*) FROM klal_hash").get
+    assert indexed <= packed(fleet["ana"])[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ("UPDATE klal_pack SET data = substr(data, 1, length(data) - 1)", None),
+        ("UPDATE klal_pack SET data = zeroblob(40)", None),
+        ("UPDATE klal_pack SET marks = zeroblob(length(marks))", "FIL-3"),
+        ("DELETE FROM klal_pack WHERE log = 1", None),
+        ("UPDATE klal_pack SET seq = seq + 1", None),
+    ],
+)
+def test_a_block_that_was_changed_does_not_pass(fleet, change, rule):
+    """W13, FIL-3, CMP-12."""
+    compact(fleet, "ana", keep=2)
+    fleet["ana"]._store.connection.execute(change)
+    fleet["ana"]._store.history._packs.forget()
+
+    with pytest.raises((RefusedError, DamagedError)) as caught:
+        fleet["ana"].verify()
+    assert rule in (None, caught.value.rule)
+
+
+def test_a_fork_below_the_packed_cut_is_found_and_both_branches_go_on(tmp_path):
+    """LOG-4, LOG-7, W15: the branch is linked to a header that lies in a block."""
+    with Fleet(tmp_path / "fleet") as fleet:
+        fleet.found("ana", BIRD)
+        for name in NAMES[1:]:
+            fleet.join(name)
+        fleet.gather()
+        for mass in range(5):
+            fleet["ben"].execute("INSERT INTO bird VALUES(?, ?, NULL)", (f"b{mass}", mass))
+        fleet.gather()
+        fleet.snapshot("ben", "ben again")
+        fleet["ben again"].execute("UPDATE bird SET note = 'other' WHERE id = 'b1'")
+        for mass in range(5):
+            fleet["ben"].execute("UPDATE bird SET mass = ? WHERE id = 'b1'", (mass + 10,))
+        stray = fleet.replicas.pop("ben again")
+        fleet.close_epoch()
+        compact(fleet, "ana", keep=2)
+        assert packed(fleet["ana"])[1] == 0
+        fleet.replicas["ben again"] = stray
+        for _ in range(3):
+            fleet.meet("ana", "ben again")
+        for name in (*NAMES, "ben again"):
+            fleet.meet("ana", name)
+        for _ in range(3):
+            fleet.gather()
+
+        assert len(fleet["ana"].query("SELECT * FROM klal_forks")) == 2
+        all_agree(fleet, lambda replica: answers_of(replica)[:3])
+        for replica in fleet.replicas.values():
+            replica.verify()

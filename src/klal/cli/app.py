@@ -536,6 +536,7 @@ def compact(
     keep: Annotated[
         int, typer.Option("--keep", metavar="K", min=1, help="How many others must have shown a full copy.")
     ] = 2,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Also where the file does not become smaller.")] = False,
     as_json: Json = False,
 ) -> int:
     """Put down old payloads below a closed epoch, so that they no longer take space.
@@ -548,7 +549,7 @@ def compact(
     out = Output(as_json=as_json)
     with open_replica(file) as replica, out.progress("compacting") as update:
         try:
-            report: dict[str, Any] = replica.compact(epoch, keep=keep, progress=update).to_json()
+            report: dict[str, Any] = replica.compact(epoch, keep=keep, anyway=anyway, progress=update).to_json()
         except IncompleteError as error:
             waiting = [item.to_json() for item in error.waiting_for]
             report = {"compacted": False, "reason": str(error), "waiting_for": waiting}

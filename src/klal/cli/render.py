@@ -323,6 +323,12 @@ def traffic(report: Json) -> RenderableType:
 
 def compacted(report: Json) -> RenderableType:
     """Return what a compaction did."""
+    if "image_bytes" in report:
+        return Text.assemble(
+            ("nothing to gain: ", "bold yellow"),
+            f"an image of the rows takes {sized(report['image_bytes'])},"
+            f" and what it would stand for {sized(report['gone_bytes'])}",
+        )
     return Text.assemble(
         (f"compacted below epoch {report['epoch']}: ", "bold green"),
         f"{counted(report['changes'], 'payload')} put down,"

@@ -154,6 +154,11 @@ def parts_of(data: bytes) -> list[Part]:
     return [Part(*_PART.unpack_from(data, i)) for i in range(start, len(data), _PART.size)]
 
 
+def header_size(start: bytes) -> int:
+    """Return how many bytes a header has that begins with these three."""
+    return _FIXED.size + start[1] * HASH_SIZE + start[2] * _PART.size
+
+
 def past_of(data: bytes) -> list[bytes]:
     """Return the past that a stored header names, and look at nothing else of it.
 

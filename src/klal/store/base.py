@@ -33,6 +33,7 @@ _META = "compacted"
 _LEFT_OUT = (
     *("klal_meta", "klal_log", "klal_change", "klal_span", "klal_slice", "klal_leaves", "klal_hash", "klal_past"),
     *("klal_seal", "klal_receipt", "klal_branch", "klal_member", "klal_close", "klal_moment", "klal_epoch"),
+    "klal_pack",
 )
 
 
@@ -80,6 +81,11 @@ def write_base(connection: Connection, base: Base, image: bytes) -> None:
     connection.execute("DELETE FROM klal_base")
     pieces = (image[start : start + _PIECE_SIZE] for start in range(0, len(image), _PIECE_SIZE))
     connection.executemany("INSERT INTO klal_base VALUES(?,?)", enumerate(pieces))
+
+
+def base_size(connection: Connection) -> int:
+    """Return the size of a file's image."""
+    return connection.execute("SELECT coalesce(sum(length(data)), 0) FROM klal_base").get or 0
 
 
 def open_base(connection: Connection) -> Connection:

@@ -159,7 +159,7 @@ def _check_log(store: Store, log: Log) -> list[bool]:
                     raise LinkError(
                         f"payload of change {seq} is not what its header names", rule="PAY-6", evidence=_where(log, seq)
                     )
-        if seq < indexed and history.find(hashes[-1]) is None:
+        if seq < indexed and not history.is_findable(ChangeRef(log.log, seq), hashes[-1]):
             raise LinkError(f"change {seq} is not in the index of hashes", rule="FIL-3", evidence=_where(log, seq))
     length = log.start + len(hashes)
     if length != log.length or (hashes and hashes[-1] != log.head_hash):

@@ -16,6 +16,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from klal.errors import DamagedError
@@ -24,7 +25,7 @@ from klal.model.payload import Kind, decode_stripes
 from klal.rules.merge import ChangeRef
 from klal.rules.order import OrderKey
 from klal.store.apply import Closed
-from klal.store.base import Base, decode_written, make_image, put_written, write_base
+from klal.store.base import Base, base_size, decode_written, make_image, put_written, write_base
 from klal.store.epochs import Replay
 from klal.store.history import STATE_APPLIED, STATE_VOID, History
 from klal.store.moments import Scan
@@ -33,17 +34,55 @@ from klal.store.rows import encode_key
 from klal.store.store import Store
 from klal.store.window import order_key
 
+_INDEXED_SIZE = 20  # Of a header in the index of hashes.
+_PACKED_SIZE = 41  # Of one in a block, with three bytes of its hash: most of it is a part's root.
 _PROGRESS_STEPS = 100_000  # Steps of SQLite's machine between two looks at the clock while pages are given back.
 
 
-def compact_below(store: Store, closed: Closed, keepers: tuple[bytes, ...]) -> int:
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What a compaction brings in and what it takes away, in bytes.
+
+    Shape:
+        image_size: of the image that stands for what goes.
+        gone_size: of what goes: payloads, what packed headers save, and the image before.
+    """
+
+    image_size: int
+    gone_size: int
+
+    @property
+    def is_gain(self) -> bool:
+        """True when the file becomes smaller by it."""
+        return self.image_size < self.gone_size
+
+
+def weigh(store: Store, closed: Closed, image: bytes) -> Weight:
+    """Return what putting down the payloads inside a cut would come to."""
+    history = store.history
+    gone = 0 if history.base is None else base_size(store.connection)
+    for index, stop in _seen_by_all(store, closed.cut.lengths).items():
+        for _, state, _, header, _ in history.raw_lines(history.logs[index], 0, stop):
+            if state in (STATE_APPLIED, STATE_VOID):
+                gone += sum(part.size for part in parts_of(header) if part.table_id != ACTS_TABLE)
+    for index, stop in closed.cut.lengths.items():
+        log = history.logs[index]
+        if log.origin not in history.forked:
+            start = history.packed_length(log)
+            gone += sum(len(header) + _INDEXED_SIZE - _PACKED_SIZE for header in history.headers(log, start, stop))
+    return Weight(len(image), gone)
+
+
+def compact_below(store: Store, closed: Closed, keepers: tuple[bytes, ...], image: bytes) -> int:
     """Put down the payloads inside a cut and return of how many changes; inside a durable write transaction.
 
-    Raises:
-        DamagedError: History does not give the rows that the certificate names. Nothing was done.
+    Args:
+        store: The file.
+        closed: The cut.
+        keepers: Who has shown to hold what goes.
+        image: What `image_of` made of that cut.
     """
     history = store.history
-    image = _image_of(store, closed)
     lengths = tuple(sorted(closed.cut.lengths.items()))
     base = Base(closed.cut.epoch, closed.certificate_hash, lengths, keepers)
     count = 0
@@ -62,6 +101,10 @@ def compact_below(store: Store, closed: Closed, keepers: tuple[bytes, ...]) -> i
         count += len(lines)
     write_base(store.connection, base, image)
     history.rest_on(base)
+    for index, stop in sorted(closed.cut.lengths.items()):
+        # The branches of a forked log are shown with their headers, and are few.
+        if history.logs[index].origin not in history.forked:
+            history.pack_headers(history.logs[index], stop)
     return count
 
 
@@ -78,7 +121,12 @@ def _seen_by_all(store: Store, cut: Mapping[int, int]) -> dict[int, int]:
     return {index: length for index, length in found.items() if length}
 
 
-def _image_of(store: Store, closed: Closed) -> bytes:
+def image_of(store: Store, closed: Closed) -> bytes:
+    """Return the image of the state as of a cut.
+
+    Raises:
+        DamagedError: History does not give the rows that the certificate names.
+    """
     replay = Replay(store.connection, store.history, store.applier.certificate_in)
     try:
         replay.run(closed.cut.lengths)

@@ -26,6 +26,7 @@ from klal.rules.admit import Link
 from klal.rules.branches import Branch, Strand, branches_of
 from klal.rules.merge import ChangeRef
 from klal.store.base import Base, read_base
+from klal.store.packs import Packs
 from klal.store.sql import Connection, runner
 
 INLINE_SIZE_MAX = 64 * 1024  # A payload up to this size lies beside its header; larger ones in slices.
@@ -114,6 +115,7 @@ class History:
         self._connection = connection
         self._run = runner(connection)
         self.space_id = space_id
+        self._packs = Packs(connection, space_id)
         self.logs: dict[int, Log] = {}
         self.by_id: dict[bytes, Log] = {}
         self.forked: dict[bytes, list[Log]] = {}  # origin -> its strands, where there are several
@@ -139,6 +141,7 @@ class History:
         self._names = {}
         self._log_max = 0
         self.rest_on(read_base(self._connection))
+        self._packs.forget()
         self.forget()
         for row in self._connection.execute(
             "SELECT log, log_id, member_id, incarnation, length, head_hash, payload_length, applied_length,"
@@ -193,6 +196,8 @@ class History:
         ).fetchone()
         if last is None:
             raise DamagedError(f"log {log.log_id.hex()[:8]} has no line {end - 1}")
+        if not last[0]:
+            return  # It was compacted, and so sealed and its counters written, and nothing came since.
         log.length = log.payload_length = log.applied_length = seq + end - lsn
         log.head_hash = header_hash(self.space_id, last[0])
         log.order_stamp = last[1]
@@ -484,7 +489,8 @@ class History:
         ).fetchone()
         if row is None:
             raise DamagedError(f"change {ref.seq} of log {ref.log} is not in the file")
-        return Stored(*row)
+        lsn, state, stamp, header, payload = row
+        return Stored(lsn, state, stamp, header or self._packs.header(ref), payload)
 
     def lines(self, log: Log, start: int, stop: int) -> Iterator[Stored]:
         """Yield the changes [start, stop) of a log, in order."""
@@ -494,15 +500,21 @@ class History:
 
     def raw_lines(self, log: Log, start: int, stop: int) -> Iterator[tuple[int, int, int, bytes, bytes | None]]:
         """Yield the changes [start, stop) of a log as they are stored: lsn, state, order stamp, header, payload."""
-        for lsn, count in self._spans(log, start, stop):
-            yield from self._connection.execute(
+        for lsn, count, seq in self._spans(log, start, stop):
+            rows = self._connection.execute(
                 "SELECT lsn, state, order_stamp, header, payload FROM klal_change"
                 " WHERE lsn BETWEEN ? AND ? ORDER BY lsn",
                 (lsn, lsn + count - 1),
             )
+            if not self.floor.get(log.log):
+                yield from rows
+                continue
+            for at, state, stamp, header, payload in rows:
+                here = header or self._packs.header(ChangeRef(log.log, seq + at - lsn))
+                yield at, state, stamp, here, payload
 
-    def _spans(self, log: Log, start: int, stop: int) -> list[tuple[int, int]]:
-        """Return where the changes [start, stop) of a log lie: (first lsn, how many)."""
+    def _spans(self, log: Log, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """Return where the changes [start, stop) of a log lie: (first lsn, how many, first number)."""
         if start >= stop:
             return []
         spans = self._connection.execute(
@@ -515,17 +527,17 @@ class History:
         for (lsn, seq), end in zip(spans, ends, strict=True):
             first, last = max(seq, start), min(end, stop)
             if first < last:
-                found.append((lsn + first - seq, last - first))
+                found.append((lsn + first - seq, last - first, first))
         return found
 
     def headers(self, log: Log, start: int, stop: int) -> Iterator[bytes]:
         """Yield the headers [start, stop) of a log as received, in order."""
-        for lsn, count in self._spans(log, start, stop):
+        for lsn, count, first in self._spans(log, start, stop):
             rows = self._connection.execute(
                 "SELECT header FROM klal_change WHERE lsn BETWEEN ? AND ? ORDER BY lsn", (lsn, lsn + count - 1)
             )
-            for (header,) in rows:
-                yield header
+            for seq, (header,) in enumerate(rows, first):
+                yield header or self._packs.header(ChangeRef(log.log, seq))
 
     def in_order(self, starts: Mapping[int, int], stops: Mapping[int, int]) -> Iterator[tuple[Log, Stored]]:
         """Yield the changes between two frontiers: by ascending log id, number and header hash.
@@ -549,8 +561,7 @@ class History:
 
     def _in_state(self, log: Log, start: int, stop: int, condition: str, count_max: int) -> list[int]:
         found: list[int] = []
-        for lsn, count in self._spans(log, start, stop):
-            seq = self.ref_of(lsn).seq
+        for lsn, count, seq in self._spans(log, start, stop):
             rows = self._connection.execute(
                 f"SELECT lsn FROM klal_change WHERE lsn BETWEEN ? AND ? AND {condition} ORDER BY lsn LIMIT ?",
                 (lsn, lsn + count - 1, count_max),
@@ -616,7 +627,7 @@ class History:
     def index_hashes(self, log: Log, start: int) -> None:
         """Make the headers of a log from `start` on findable by their hashes."""
         spans = self._spans(log, start, log.length)
-        for lsn, count in spans:
+        for lsn, count, _ in spans:
             rows = self._connection.execute(
                 "SELECT lsn, header FROM klal_change WHERE lsn BETWEEN ? AND ?", (lsn, lsn + count - 1)
             ).fetchall()
@@ -633,7 +644,28 @@ class History:
             data = self._connection.execute("SELECT header FROM klal_change WHERE lsn = ?", (lsn,)).get
             if data is not None and header_hash(self.space_id, data) == hashed:
                 return self.ref_of(lsn)
-        return None
+        return self._packs.find(hashed) if self.floor else None
+
+    def is_findable(self, ref: ChangeRef, hashed: bytes) -> bool:
+        """True when a look for this hash comes by this change."""
+        if ref.seq < self.packed_length(self.logs[ref.log]):
+            return self._packs.has_mark(ref, hashed)
+        return self.find(hashed) is not None
+
+    def packed_length(self, log: Log) -> int:
+        """Return up to which number the headers of a log lie in blocks."""
+        return self._packs.length(log.log) if self.floor.get(log.log) else 0
+
+    def pack_headers(self, log: Log, stop: int) -> None:
+        """Put the headers of a log up to `stop` into blocks, out of their rows and out of the index of hashes."""
+        start = self.packed_length(log)
+        lines = [(lsn, header) for lsn, _, _, header, _ in self.raw_lines(log, start, stop)]
+        self._packs.add(log.log, start, [header for _, header in lines])
+        self._connection.executemany(
+            "DELETE FROM klal_hash WHERE prefix = ? AND lsn = ?",
+            [(_prefix(header_hash(self.space_id, header)), lsn) for lsn, header in lines],
+        )
+        self._connection.executemany("UPDATE klal_change SET header = x'' WHERE lsn = ?", [(lsn,) for lsn, _ in lines])
 
     # -- payloads ----------------------------------------------------------------------
 
@@ -692,7 +724,7 @@ class History:
     def slice_counts(self, log: Log, start: int, stop: int) -> dict[tuple[int, int], int]:
         """Return how many slices are here of large parts of [start, stop): (lsn, part) -> count."""
         counts: dict[tuple[int, int], int] = {}
-        for lsn, count in self._spans(log, start, stop):
+        for lsn, count, _ in self._spans(log, start, stop):
             rows = self._connection.execute(
                 "SELECT lsn, part, count(*) FROM klal_slice WHERE lsn BETWEEN ? AND ? GROUP BY lsn, part",
                 (lsn, lsn + count - 1),

@@ -64,8 +64,11 @@ CREATE TABLE klal_word(log INTEGER, seq INTEGER, number INTEGER, epoch INTEGER N
 CREATE TABLE klal_moment(log INTEGER, seq INTEGER, name TEXT, PRIMARY KEY(log, seq, name)) WITHOUT ROWID;
 CREATE TABLE klal_epoch(epoch INTEGER PRIMARY KEY, hash BLOB NOT NULL, certificate BLOB NOT NULL);
 
--- Of a compacted file, the state as of the epoch below whose cut payloads were put down: an image,
--- compressed. In such an image: which changes wrote each key's life last, by column.
+-- Of a compacted file, headers below the cut whose payloads were put down, where their lines say x'': blocks of
+-- consecutive ones of a log, from number seq on. marks: three bytes of the hash of each, which is not in klal_hash.
+CREATE TABLE klal_pack(log INTEGER, seq INTEGER, marks BLOB NOT NULL, data BLOB NOT NULL, PRIMARY KEY(log, seq));
+-- Of such a file, the state as of the epoch of that cut: an image, compressed. In such an image: which changes
+-- wrote each key's life last, by column.
 CREATE TABLE klal_base(piece INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE klal_written(table_id BLOB, key BLOB, life INTEGER NOT NULL, writes BLOB NOT NULL,
   PRIMARY KEY(table_id, key)) WITHOUT ROWID;
@@ -130,7 +133,7 @@ SELECT lower(hex(coalesce((SELECT b.log_id FROM klal_branch b WHERE b.log = l.lo
     || ':' || (s.seq + c.lsn - s.lsn) AS "change", m.name AS member,
   CASE c.state WHEN 0 THEN 'payload missing' WHEN 1 THEN 'parked' WHEN 2 THEN 'applied' WHEN 4 THEN 'compacted'
     ELSE 'without effect' END AS state,
-  length(c.header) AS header_size, c.lsn AS arrival
+  nullif(length(c.header), 0) AS header_size, c.lsn AS arrival
 FROM klal_change c
 JOIN klal_span s ON s.lsn = (SELECT max(lsn) FROM klal_span WHERE lsn <= c.lsn)
 JOIN klal_log l ON l.log = s.log LEFT JOIN klal_member m USING (member_id);

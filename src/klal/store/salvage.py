@@ -14,6 +14,7 @@ Source:
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from klal.model.seal import SEAL_EVERY_COUNT, Seal, make_seal
 from klal.store.file import memory_file, translate
 from klal.store.home import Fence
 from klal.store.layout import APPLICATION_ID, FILE_FORMAT
+from klal.store.packs import unpack_headers
 from klal.store.sql import Connection
 
 _LINE_SIZE_MIN = 64  # No line of klal_change is smaller: a bound on how many there can be.
@@ -110,7 +112,9 @@ class Salvage:
         self._connection = self._opened()
         try:
             self._meta: dict[Any, Any] = dict(self._rows("name, value", "klal_meta", "name"))
+            self._packed: dict[int, bytes] = {}
             self.space_id, self.genesis = self._origin()
+            self._packed = self._unpacked()
         except BaseException:
             self.close()
             raise
@@ -174,6 +178,7 @@ class Salvage:
 
     def _numbers(self) -> Iterator[int]:
         """Yield the numbers of all lines of klal_change that can be read."""
+        yield from (lsn for lsn in self._packed if lsn < 0)
         last = 0
         try:
             for (lsn,) in self._connection.execute("SELECT lsn FROM klal_change ORDER BY lsn"):
@@ -186,7 +191,23 @@ class Salvage:
                     yield lsn
 
     def _header(self, lsn: int) -> bytes | None:
-        return self._blob("SELECT header FROM klal_change WHERE lsn = ?", lsn)
+        return self._blob("SELECT header FROM klal_change WHERE lsn = ?", lsn) or self._packed.get(lsn)
+
+    def _unpacked(self) -> dict[int, bytes]:
+        """Return the headers that lie in blocks, by the numbers of their lines, or below 0 where these are lost."""
+        spans: dict[Any, list[tuple[int, int]]] = {}
+        for lsn, log, seq in self._rows("lsn, log, seq", "klal_span", "lsn"):
+            spans.setdefault(log, []).append((seq, lsn))
+        found: dict[int, bytes] = {}
+        for log, seq, data in self._rows("log, seq, data", "klal_pack", "log, seq"):
+            with suppress(DamagedError, TypeError):
+                places = sorted(spans.get(log, ()))
+                for at, header in enumerate(unpack_headers(self.space_id, data), seq):
+                    first, start = places[index] if (index := bisect_right(places, (at + 1,)) - 1) >= 0 else (0, 0)
+                    lsn = start + at - first
+                    is_there = start > 0 and self._blob("SELECT header FROM klal_change WHERE lsn = ?", lsn) == b""
+                    found[lsn if is_there else -len(found) - 1] = header
+        return found
 
     def _blob(self, sql: str, *place: int) -> bytes | None:
         with suppress(apsw.Error, UnicodeDecodeError):
@@ -212,10 +233,12 @@ class Salvage:
         for lsn in self._numbers():
             data = self._header(lsn)
             with suppress(MalformedError):
-                header = None if data is None else Header.decode(data)
+                header = None if not data else Header.decode(data)
+                # Of a header in a block only the acts lie in its line.
+                acts = self._blob("SELECT payload FROM klal_change WHERE lsn = ?", lsn) if not data else None
                 if header is not None and header.seq == 0:
                     acts = self._part(lsn, header, ACTS_TABLE)
-                    yield from (act for act in decode_acts(acts or b"") if isinstance(act, Genesis))
+                yield from (act for act in decode_acts(acts or b"") if isinstance(act, Genesis))
 
     def _is_founded_by(self, genesis: Genesis) -> bool:
         """True when a log of this file is that of the genesis's founder in its space."""
@@ -249,7 +272,7 @@ class Salvage:
         for lsn in self._numbers():
             data = self._header(lsn)
             with suppress(MalformedError):
-                if data is not None:
+                if data:
                     header = Header.decode(data)
                     line = _Line(lsn, header.seq, header_hash(self.space_id, data), header.is_sealed)
                     after.setdefault(header.backlink, []).append(line)
