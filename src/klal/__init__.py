@@ -11,7 +11,7 @@ with klal.open("season.db") as db:
 from __future__ import annotations
 
 from klal import errors
-from klal.api import check_certificate_file, check_proof, create, heal, join, new_id, open, refound  # noqa: A004 - klal.open, as one says gzip.open
+from klal.api import check_certificate_file, check_proof, create, heal, join, new_id, open, refound, serve  # noqa: A004 - klal.open, as one says gzip.open
 from klal.coverage import Coverage, Missing
 from klal.mend import Healed
 from klal.model.certificate import Certificate
@@ -29,6 +29,7 @@ from klal.reports import (
     NamedMoment,
     Progress,
     RowChange,
+    Standing,
     Status,
     SyncReport,
     Version,
@@ -55,6 +56,7 @@ __all__ = [
     "Replica",
     "RowChange",
     "Spark",
+    "Standing",
     "Status",
     "SyncReport",
     "Version",
@@ -68,4 +70,5 @@ __all__ = [
     "new_id",
     "open",
     "refound",
+    "serve",
 ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 import platformdirs
 
@@ -21,7 +25,7 @@ from klal.model.schema import KLAL_ID_SIZE, klal_id
 from klal.model.ticket import decode_ticket
 from klal.proven import Proven, proven
 from klal.replica import OnProgress, Replica
-from klal.reports import Progress
+from klal.reports import Progress, Standing
 from klal.store.file import is_there
 from klal.store.home import Home
 from klal.store.store import Store, World, found_space, join_space
@@ -29,6 +33,7 @@ from klal.store.successor import carry_over, predecessor_of
 from klal.survey import Survey
 from klal.sync.station import Station
 from klal.transport.folder import FolderStation
+from klal.transport.hubs import Hubs, extra
 
 
 class SystemClock:
@@ -48,6 +53,7 @@ class SystemEntropy:
 
 
 _WORLD = World(SystemClock(), SystemEntropy())
+_HUBS = Hubs(_WORLD.entropy)
 
 
 def create(path: str | Path, *, space: str, member: str, home: str | Path | None = None) -> Replica:
@@ -65,7 +71,7 @@ def create(path: str | Path, *, space: str, member: str, home: str | Path | None
     genesis = Genesis(space, key.member_id, member, _WORLD.entropy.token(HASH_SIZE), Policy())
     folder = _home(home)
     store = found_space(Path(path), folder, _WORLD, genesis, key)
-    return Replica(store, lambda remote: _connect(remote, store, folder))
+    return Replica(store, lambda remote: _connect(remote, store, folder), _HUBS)
 
 
 def refound(old: str | Path, path: str | Path, *, space: str, home: str | Path | None = None) -> Replica:
@@ -103,7 +109,7 @@ def refound(old: str | Path, path: str | Path, *, space: str, home: str | Path |
         made = found_space(Path(path), folder, _WORLD, genesis, key, first=lambda new: carry_over(left, new))
     finally:
         left.close()
-    return Replica(made, lambda remote: _connect(remote, made, folder))
+    return Replica(made, lambda remote: _connect(remote, made, folder), _HUBS)
 
 
 def join(path: str | Path, ticket: str, *, member: str, home: str | Path | None = None) -> Replica:
@@ -116,7 +122,7 @@ def join(path: str | Path, ticket: str, *, member: str, home: str | Path | None 
     decoded = decode_ticket(ticket)
     folder = _home(home)
     store = join_space(Path(path), folder, _WORLD, decoded, member)
-    return Replica(store, lambda remote: _connect(remote, store, folder))
+    return Replica(store, lambda remote: _connect(remote, store, folder), _HUBS)
 
 
 def open(path: str | Path, *, home: str | Path | None = None, member: str | None = None) -> Replica:  # noqa: A001 - klal.open
@@ -130,7 +136,7 @@ def open(path: str | Path, *, home: str | Path | None = None, member: str | None
     """
     folder = _home(home)
     store = _open_store(Path(path), folder, member)
-    return Replica(store, lambda remote: _connect(remote, store, folder))
+    return Replica(store, lambda remote: _connect(remote, store, folder), _HUBS)
 
 
 def heal(
@@ -154,6 +160,76 @@ def heal(
     store, healed = mend(Path(path), _home(home), _WORLD, member, rows, told)
     store.close()
     return healed
+
+
+def serve(
+    *files: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    token_file: str | Path | None = None,
+    peers: Iterable[str] = (),
+    peer_token: str = "",
+    origins: Iterable[str] = (),
+    proxies: Iterable[str] = (),
+    per_member: int = 8,
+    per_address: int = 64,
+    per_space: int = 2000,
+    home: str | Path | None = None,
+    log: TextIO | None = None,
+    on_start: Callable[[str, Sequence[str]], None] | None = None,
+) -> None:
+    """Serve files as a hub: a replica that is easy to reach, and nothing more. Returns after SIGTERM or SIGINT.
+
+    To be called from the main thread, where signals are heard.
+
+    Args:
+        files: Each of another space. One without its member's key at hand only gives.
+        host: Where to listen; `port` 0 takes any that is free.
+        token_file: One token a line, maybe with a name before it: whoever shows one comes in without being a member.
+        peers: URLs of other hubs to stay connected to; `peer_token` is shown to them.
+        origins: What a browser's page may say it comes from. Nothing else from a browser is let in.
+        proxies: Addresses of TLS proxies, whose word on who connects is taken.
+        per_member: Connections of one member at once, and so for an address and a space.
+        home: As for `open`.
+        log: Where lines of JSON go; stderr by default.
+        on_start: Called with the URL and the ids of the spaces once connections are taken.
+
+    Raises:
+        UsageError: A file is none, two are of one space, or the extra `hub` is not installed.
+        TransportError: The address cannot be had.
+    """
+    folder = _home(home)
+    if not files:
+        raise UsageError("a hub wants at least one file")
+    with extra():
+        from klal.hub.server import Setup  # noqa: PLC0415 - an extra
+        from klal.hub.server import serve as run  # noqa: PLC0415 - an extra
+        from klal.hub.service import Limits  # noqa: PLC0415 - an extra
+        from klal.hub.tokens import Tokens  # noqa: PLC0415 - an extra
+    setup = Setup(
+        [partial(_open_store, Path(file), folder) for file in files],
+        host,
+        port,
+        Limits(per_member, per_address, per_space, frozenset(origins)),
+        Tokens() if token_file is None else Tokens.read(Path(token_file)),
+        tuple(proxies),
+        tuple(peers),
+        lambda store: _HUBS.caller(store, peer_token),
+        _HUBS.dice,
+    )
+    told = (lambda _url, _spaces: None) if on_start is None else on_start
+    asyncio.run(run(setup, clock=_WORLD.clock, entropy=_WORLD.entropy, log=log or sys.stderr, on_start=told))
+
+
+def stay(
+    file: str | Path, *urls: str, token: str = "", home: str | Path | None = None, told: Callable[[Standing], None]
+) -> None:
+    """Stay connected to hubs until SIGTERM or SIGINT, with the file on a thread of its own.
+
+    Raises:
+        KlalError: As `Replica.stay_synced`.
+    """
+    asyncio.run(_HUBS.stay_apart(partial(_open_store, Path(file), _home(home)), urls, token, told))
 
 
 def new_id() -> str:
@@ -213,7 +289,7 @@ class _OtherFile(FileStation):
 def _connect(remote: str, store: Store, home: Home) -> Station:
     """Return the station that a remote's name stands for."""
     if "://" in remote:
-        raise UsageError(f"{remote}: only files and folders can be synced with by this version")
+        raise UsageError(f"{remote}: files, folders and hubs (ws:, wss:) can be synced with by this version")
     path = Path(remote)
     if not remote.strip():
         raise UsageError("the remote has no name")

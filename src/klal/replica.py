@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from klal.answers import Answers
 from klal.compaction import compact
@@ -40,6 +40,7 @@ from klal.reports import (
     Result,
     RowChange,
     Rows,
+    Standing,
     SyncReport,
     Traffic,
     Verified,
@@ -57,8 +58,10 @@ from klal.store.moments import Past
 from klal.store.resolve import Choice, settle_conflict
 from klal.store.sqltext import words_of
 from klal.store.store import Store
-from klal.sync.drive import Outcome, drive
+from klal.sync.drive import drive
+from klal.sync.side import Outcome
 from klal.sync.station import Station
+from klal.sync.wire import Wire, exchange
 from klal.watch import AsyncWatch, LiveQuery, Since, Watch
 
 
@@ -70,6 +73,19 @@ class Unset(Enum):
 
 UNSET = Unset.UNSET
 Connect = Callable[[str], Station]
+OnStanding = Callable[[Standing], None]
+
+
+class Network(Protocol):
+    """How a replica reaches hubs; handed in, as everything of the world is."""
+
+    def wire(self, store: Store, url: str, token: str) -> Wire:
+        """Return a wire to a hub that has admitted this file's member."""
+
+    async def stay(self, store: Store, urls: Sequence[str], token: str, told: OnStanding) -> None:
+        """Stay connected to hubs."""
+
+
 OnProgress = Callable[[Progress], None]
 # What a statement did: a store's `Outcome`.
 Ran = tuple[int, tuple[str, ...], Sequence[tuple[Value, ...]], tuple[str | None, ...]]
@@ -84,9 +100,10 @@ class Replica(Answers, Membership):
         KlalError: From any method, as `klal.errors` says; never an error of SQLite's.
     """
 
-    def __init__(self, store: Store, connect: Connect) -> None:
+    def __init__(self, store: Store, connect: Connect, network: Network | None = None) -> None:
         self._store = store
         self._connect = connect
+        self._network = network
         self._is_in_block = False
         self._conflict_watches: list[_ConflictWatch] = []
 
@@ -376,13 +393,16 @@ class Replica(Answers, Membership):
         *remotes: str | Path,
         progress: OnProgress | None = None,
         byte_count_max: int | None = None,
+        token: str = "",
     ) -> SyncReport:
-        """Exchange with other klal files, or folders that others share, until both hold the same.
+        """Exchange with other klal files, folders that others share, or hubs, until both hold the same.
 
         Args:
-            remotes: Paths. A file without its key at hand only gives.
+            remotes: Paths, or URLs of hubs: `ws://host:port` or `wss://host`, with the space behind it where the hub
+                calls it otherwise than by its id. A file without its key at hand only gives.
             progress: Called now and then.
             byte_count_max: Stop after about this many bytes; what arrived whole is kept.
+            token: Shown to hubs; without one this member signs the hub's challenge with its key.
 
         Raises:
             TransportError: A remote cannot be reached; what had arrived is kept.
@@ -396,7 +416,7 @@ class Replica(Answers, Membership):
             raise ReadOnlyError(f"{self.path} is read-only here: the key of its member is not at hand")
         only_gave: list[str] = []
         try:
-            outcomes = [self._sync_one(str(remote), progress, byte_count_max, only_gave) for remote in remotes]
+            outcomes = [self._sync_one(str(remote), progress, byte_count_max, token, only_gave) for remote in remotes]
         finally:
             self._tell_conflicts()
         return SyncReport(
@@ -410,21 +430,49 @@ class Replica(Answers, Membership):
         )
 
     def _sync_one(
-        self, remote: str, progress: OnProgress | None, byte_count_max: int | None, only_gave: list[str]
+        self, remote: str, progress: OnProgress | None, byte_count_max: int | None, token: str, only_gave: list[str]
     ) -> Outcome:
         told = None if progress is None else lambda phase, done, total: progress(Progress(phase, done, total))
-        station = self._connect(remote)
-        try:
-            outcome = drive(FileStation(self._store), station, on_progress=told, byte_count_max=byte_count_max)
-        finally:
-            release = getattr(station, "release", None)
-            if release is not None:
-                release()
-        if not station.takes:
-            only_gave.append(remote)
+        if self._network is not None and is_hub(remote):
+            with closing(self._network.wire(self._store, remote, token)) as wire:
+                outcome = exchange(FileStation(self._store), wire, on_progress=told, byte_count_max=byte_count_max)
+        else:
+            station = self._connect(remote)
+            try:
+                outcome = drive(FileStation(self._store), station, on_progress=told, byte_count_max=byte_count_max)
+            finally:
+                release = getattr(station, "release", None)
+                if release is not None:
+                    release()
+            if not station.takes:
+                only_gave.append(remote)
         self._store.enter_if_waiting(is_writing=False)
         self._store.note_contact()
         return outcome
+
+    async def stay_synced(self, *urls: str, token: str = "", on_standing: OnStanding | None = None) -> None:
+        """Stay connected to hubs: what they gain comes at once, and what is written to this file goes at once.
+
+        It runs until it is cancelled or the replica is closed, on the event loop of the thread that uses the
+        replica, between the program's own steps; a lost connection is dialed again. What another process writes
+        to the file is noticed within `klal.polling.POLL_S` seconds.
+
+        Args:
+            urls: Of hubs, as for `sync`.
+            token: Shown to hubs, as for `sync`.
+            on_standing: Called whenever it stands otherwise with one of them.
+
+        Raises:
+            RefusedError: A hub serves another space.
+            StoreError: The file cannot be used.
+        """
+        if not urls:
+            raise UsageError("stay_synced wants at least one URL of a hub")
+        if self._store.identity is None:
+            raise ReadOnlyError(f"{self.path} is read-only here: the key of its member is not at hand")
+        if self._network is None:
+            raise UsageError("this replica was made without a network")
+        await self._network.stay(self._store, urls, token, on_standing or (lambda _standing: None))
 
     def invite(self, *, use_count_max: int = 100) -> str:
         """Record an invitation and return its ticket: whoever has it may join, offline.
@@ -804,6 +852,11 @@ class _ConflictWatch:
 
     callback: Callable[[list[Conflict]], None]
     seen: set[tuple[object, ...]]
+
+
+def is_hub(remote: str) -> bool:
+    """True for the URL of a hub."""
+    return remote.lower().startswith(("ws://", "wss://"))
 
 
 def check_epoch(epoch: object) -> None:

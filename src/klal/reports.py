@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from klal.coverage import Coverage, MemberStatus, Waiting
 from klal.errors import StoreError, UsageError
@@ -151,6 +151,33 @@ class SyncReport:
             "refused": list(self.refused),
             "only_gave": list(self.only_gave),
             "finished": self.is_finished,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How it stands with one hub to which a replica stays connected.
+
+    Shape:
+        state: "connecting"; "catching up", in a session; "in step", what either side gains is sent at once;
+            "waiting", to dial again in `again_in_s` seconds; "ended", it makes no sense to dial again.
+        why: one sentence on what ended the connection, or "".
+        received_count: changes that came by this connection.
+    """
+
+    url: str
+    state: Literal["connecting", "catching up", "in step", "waiting", "ended"]
+    why: str = ""
+    again_in_s: float = 0.0
+    received_count: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "url": self.url,
+            "state": self.state,
+            "why": self.why,
+            "again_in_s": self.again_in_s,
+            "received": self.received_count,
         }
 
 

@@ -26,7 +26,8 @@ from klal.replica import Replica
 from klal.store.file import open_file
 from klal.store.home import Home
 from klal.store.store import Store, World, found_space, join_space
-from klal.sync.drive import Outcome, drive
+from klal.sync.drive import drive
+from klal.sync.side import Outcome
 from klal.transport.folder import FolderStation
 
 START_MS = 1_700_000_000_000

@@ -19,6 +19,7 @@ from klal.cli.held import held
 from klal.cli.members import members
 from klal.cli.options import File, Json, Member, NewFile, full_change, home, now, open_replica
 from klal.cli.output import Exit, Output
+from klal.cli.serving import serving, stay, token_in
 from klal.errors import BusyError, IncompleteError, KlalError, RefusedError, StoreError, UsageError
 from klal.model.codec import EPOCH_MAX
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 
 app.add_typer(members)
 app.add_typer(held)
+app.add_typer(serving)
 
 
 def run(arguments: list[str]) -> int:
@@ -321,9 +323,17 @@ def _ordered(replica: Replica, table: str) -> Any:
 @app.command()
 def sync(
     file: File,
-    remotes: Annotated[list[str], typer.Argument(metavar="REMOTE...", help="Other klal files, or folders.")],
+    remotes: Annotated[
+        list[str], typer.Argument(metavar="REMOTE...", help="Other klal files, folders, or URLs of hubs.")
+    ],
     max_bytes: Annotated[
         int | None, typer.Option("--max-bytes", metavar="N", min=1, help="Carry at most this much; go on next time.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay connected to hubs, and send what is new at once.")] = (
+        False
+    ),
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", exists=True, dir_okay=False, help="A token to show to hubs.")
     ] = None,
     as_json: Json = False,
 ) -> int:
@@ -332,11 +342,13 @@ def sync(
     from klal.cli.text import counted, shown
 
     out = Output(as_json=as_json)
-    for remote in remotes:
-        if "://" in remote:
-            raise UsageError(f"{remote} is a URL; this release syncs with files and folders")
+    token = "" if token_file is None else token_in(token_file)
+    if watch:
+        if max_bytes is not None or not all(remote.lower().startswith(("ws://", "wss://")) for remote in remotes):
+            raise UsageError("--watch wants URLs of hubs, and no --max-bytes")
+        return stay(file, remotes, token, out)
     with open_replica(file) as replica, out.progress("exchanging") as update:
-        report = replica.sync(*remotes, progress=update, byte_count_max=max_bytes).to_json()
+        report = replica.sync(*remotes, progress=update, byte_count_max=max_bytes, token=token).to_json()
         coverage = replica.coverage()
     refused = report.get("refused", [])
     lacking = (coverage.known - coverage.held) + (coverage.payloads_known - coverage.payloads_held)

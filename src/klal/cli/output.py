@@ -54,6 +54,10 @@ class Output:
         """Print `value` as one line, for a command that goes on."""
         sys.stdout.write(json.dumps(jsonable(value), allow_nan=False) + "\n")
 
+    def flush(self) -> None:
+        """Have what was printed read now, also by a program behind a pipe."""
+        sys.stdout.flush()
+
     def say(self, text: str | Text = "", style: str = "") -> None:
         """Print one sentence for people. It is not wrapped: paths and tickets are copied from it."""
         self.console.print(text, style=style or None, soft_wrap=True)

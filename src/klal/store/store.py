@@ -688,14 +688,19 @@ class Store:
             act.check(self.space_id)
             # Of oneself the ticket is proof enough: its inviter may be somebody not met yet.
             if log.member_id != self.member_id:
-                self._check_inviter(act)
+                self.check_inviter(act)
             invitation = act.invitation
             row = (act.member, act.name, log.log_id, seq, invitation.ticket_id, invitation.use_count_max)
         else:
             return
         self.connection.execute("INSERT OR IGNORE INTO klal_member VALUES(?,?,?,?,?,?)", row)
 
-    def _check_inviter(self, join: Join) -> None:
+    def check_inviter(self, join: Join) -> None:
+        """Return if who invited this member is known here and may.
+
+        Raises:
+            MembershipError: MEM-2, MEM-5.
+        """
         invitation = join.invitation
         inviter = invitation.inviter
         is_stewards = self.genesis.policy.invited_by == "steward"

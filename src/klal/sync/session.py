@@ -158,6 +158,10 @@ class Session:
         """Headers asked for so far, for a progress bar."""
         self.payloads_asked_count = 0
         """Payloads asked for so far."""
+        self.headers_sent_count = 0
+        """Headers given in answer so far, for whoever cannot ask the other side what it took."""
+        self.payloads_sent_count = 0
+        """Payloads given in answer so far, whole or in part."""
 
     @property
     def is_my_turn(self) -> bool:
@@ -168,6 +172,11 @@ class Session:
     def has_met(self) -> bool:
         """True once the other side's hello was accepted: same space, same protocol."""
         return self._hello is not None
+
+    @property
+    def other_takes(self) -> bool:
+        """True once the other side has said that it may be sent something."""
+        return self._hello is not None and self._hello.takes
 
     @property
     def is_over(self) -> bool:
@@ -288,7 +297,8 @@ class Session:
         if headers is not None:
             for span in headers.spans:
                 for run in self._station.runs(span.log_id, span.start, span.stop):
-                    yield from _header_pieces(span.log_id, run)
+                    self.headers_sent_count += len(run.headers)
+                    yield from header_pieces(span.log_id, run)
         if payloads is not None:
             held = {(begun.log_id, begun.seq, begun.table_id): begun.slice_count for begun in payloads.begun}
             for log_id, spans in _by_log(payloads.spans):
@@ -297,9 +307,12 @@ class Session:
     def _serve_payloads(
         self, log_id: bytes, spans: list[Span], held: dict[tuple[bytes, int, bytes], int]
     ) -> Iterator[Message]:
-        batch = _Batch(log_id)
+        batch = Batch(log_id)
+        last_seq = -1
         for span in spans:
             for piece in self._station.payloads(log_id, span.start, span.stop):
+                self.payloads_sent_count += piece.seq != last_seq
+                last_seq = piece.seq
                 held_count = held.get((log_id, piece.seq, piece.table_id), 0)
                 if isinstance(piece, PartLeaves):
                     # Whoever holds a slice of a large part holds its leaves.
@@ -585,7 +598,7 @@ class Session:
 
 
 @dataclass(slots=True)
-class _Batch:
+class Batch:
     """Slices of one log that wait to fill a frame."""
 
     log_id: bytes
@@ -610,7 +623,8 @@ class _Batch:
             yield message
 
 
-def _header_pieces(log_id: bytes, run: Run) -> Iterator[HeaderPiece]:
+def header_pieces(log_id: bytes, run: Run) -> Iterator[HeaderPiece]:
+    """Yield the messages that carry one run."""
     piece: list[bytes] = []
     size = 0
     start = run.start

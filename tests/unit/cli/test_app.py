@@ -102,7 +102,7 @@ def test_another_format_is_used_wrongly(space, tmp_path):
 
     assert ".csv" in space("import", "a.db", "bird", "birds.parquet", "--json", code=2)["message"]
     assert ".csv" in space("export", "a.db", "bird", "out.parquet", "--json", code=2)["message"]
-    assert "URL" in space("sync", "a.db", "ws://hub", "--json", code=2)["message"]
+    assert "URL" in space("sync", "a.db", "ws://hub?x=1", "--json", code=2)["message"]
 
 
 def test_export_is_in_the_order_of_the_key_and_comes_back_the_same(space, tmp_path):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from klal.errors import RefusedError, TransportError
 from klal.model.codec import SLICE_SIZE
-from klal.sync.drive import Outcome, drive
+from klal.sync.drive import drive
+from klal.sync.side import Outcome
 from klal.transport import folder as folder_module
 from klal.transport import items
 from klal.transport.folder import FolderStation
