@@ -29,13 +29,13 @@ Paths may be text or `pathlib.Path`; times are milliseconds since 1970, UTC; ids
 Values that are printed have a `to_json()` with the keys of [the command line](cli.md).
 """
 
-FUNCTIONS = ["create", "join", "open", "heal", "refound", "new_id", "check_certificate_file", "check_proof"]
+FUNCTIONS = ["create", "join", "open", "heal", "refound", "new_id", "check_certificate_file", "check_proof", "serve"]
 # The order in which a person meets them. A name that is missing here stops the page from being made.
 GROUPS = {
     "Rows": "execute executemany insert_many query transaction in_transaction is_query tables table_columns table_key "
     "set_policy close",
     "What it is": "path space_id space_name predecessor member_id member_name log_id read_only",
-    "Exchange": "invite sync",
+    "Exchange": "invite sync stay_synced",
     "Is it all there?": "status coverage missing who_has stable only_here wait wait_async members log",
     "What did not go together": "conflicts resolve violations on_conflict",
     "Closing the books": "finish close_epoch prove",

@@ -164,7 +164,7 @@ class Journal:
 
     def _messages(self, log: LogState, start: int) -> Iterator[Message]:
         line = LogLine(log.log_id, log.member_id, log.incarnation, log.length, log.head_hash, log.payload_length)
-        yield Logs((line,), (), is_last=True)
+        yield Logs((line,), (), is_last=False)
         for run in self._station.runs(log.log_id, start, log.length):
             yield from header_pieces(log.log_id, run)
         batch = Batch(log.log_id)
@@ -177,10 +177,16 @@ class Journal:
                 yield from batch.flush()
             batch.add(piece)
         yield from batch.flush()
+        yield Logs((), (), is_last=True)
 
 
 class _Offers:
-    """What the other side offers, put together: each HEADERS and SLICES is of a log that a LOGS before it states."""
+    """What the other side offers, put together: each HEADERS and SLICES is of a log that a LOGS before it states.
+
+    Shape:
+        logs: stated by the offer that is coming.
+        ended: stated by offers that have come to their end since anybody looked whether all of it is here.
+    """
 
     def __init__(self, space_id: bytes) -> None:
         self._space_id = space_id
@@ -188,6 +194,7 @@ class _Offers:
         self._piece_log = b""
         self._piece_start = 0
         self.logs: dict[bytes, LogState] = {}
+        self.ended: dict[bytes, LogState] = {}
 
     def hear(self, message: Message) -> list[Arrival]:
         """Return what one message brings.
@@ -214,7 +221,7 @@ class _Offers:
         raise MalformedError(f"{type(message).__name__} came outside of a session", rule="LIN-3")
 
     def _hear_logs(self, page: Logs) -> list[Arrival]:
-        if len(self.logs) + len(page.logs) > OFFERED_LOG_COUNT_MAX:
+        if len(self.logs) + len(self.ended) + len(page.logs) > OFFERED_LOG_COUNT_MAX:
             raise MalformedError(f"more than {OFFERED_LOG_COUNT_MAX} logs are offered at once", rule="LIN-3")
         for line in page.logs:
             state = LogState(
@@ -223,6 +230,9 @@ class _Offers:
             if state.origin(self._space_id) != line.log_id:
                 raise MalformedError(f"log {line.log_id.hex()[:8]} is offered under another's name", rule="LIN-3")
             self.logs[line.log_id] = state
+        if page.is_last:
+            self.ended.update(self.logs)
+            self.logs.clear()
         return []
 
     def _hear_headers(self, piece: HeaderPiece) -> list[Arrival]:
@@ -352,12 +362,10 @@ class Line:
     def settled(self) -> None:
         """Note that what was heard is durable and applied: see whether what was offered is all here now."""
         guest = self._guest
-        if not self._offers.logs and not guest.refused and not guest.seqs:
-            return
-        for log in self._offers.logs.values():
+        for log in self._offers.ended.values():
             if not self._station.holds(log) or self._station.payload_gaps(log):
                 self._wants_session = True
-        self._offers.logs.clear()
+        self._offers.ended.clear()
         self._tally(guest)
 
     def _tally(self, side: Side) -> None:

@@ -64,7 +64,7 @@ class Side:
     """One station, its session, and what arrived at it.
 
     Shape:
-        on_run: told the log of every run that was taken.
+        on_run: told the log of every run that brought something.
     """
 
     station: Station
@@ -135,10 +135,10 @@ class Side:
             return
         match arrival:
             case Run():
-                if self.on_run is not None:
-                    self.on_run(arrival.log_id)
                 if not was_held and self._holds(arrival):
                     self.change_count += len(arrival.headers)
+                    if self.on_run is not None:
+                        self.on_run(arrival.log_id)
             case PartLeaves() | PartSlice():
                 seqs = self.seqs.setdefault(arrival.log_id, set())
                 if arrival.seq not in seqs:

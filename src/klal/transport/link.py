@@ -160,7 +160,8 @@ class Link:
             frames, self._outbox = self._outbox, []
             for frame in frames:
                 try:
-                    await asyncio.wait_for(self._socket.send(frame), SEND_S + len(frame) / RATE_MIN)
+                    async with asyncio.timeout(SEND_S + len(frame) / RATE_MIN):
+                        await self._socket.send(frame)
                 except TimeoutError:
                     raise ClosedError(TOO_SLOW, "the other side does not read") from None
             if self._ending is not None:

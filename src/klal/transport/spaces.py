@@ -250,7 +250,9 @@ class LoopSpace:
                     await asyncio.sleep(0)
                     continue
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), POLL_S)
+                    # Not wait_for, which may take a cancellation for the event that comes with it (before 3.12).
+                    async with asyncio.timeout(POLL_S):
+                        await self._wake.wait()
         finally:
             stop()
 

@@ -206,7 +206,8 @@ async def dial(url: str, caller: Caller) -> DialedSocket:
 
 async def _soon(socket: DialedSocket) -> bytes:
     try:
-        return await asyncio.wait_for(socket.receive(), HANDSHAKE_S)
+        async with asyncio.timeout(HANDSHAKE_S):
+            return await socket.receive()
     except TimeoutError:
         raise ClosedError(1008, f"nothing came for {HANDSHAKE_S:.0f} s") from None
 
