@@ -18,9 +18,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from klal.errors import KlalError, RefusedError, StoreError
+from klal.errors import KlalError, MembershipError, RefusedError, StoreError
 from klal.file_station import FileStation
 from klal.model.receipt import Receipt
+from klal.store.intake import STRANGER_SIZE_MAX
 from klal.store.stewardship import Stewardship
 from klal.store.store import Store
 from klal.sync.line import Journal, Line
@@ -35,6 +36,7 @@ RECEIPTS_LINES = 50  # So many lines wait that long for receipts, and more lines
 OWED_S = 10.0  # Word that an offer arrived is waited for this long, and then twice as long each time.
 OWED_MAX_S = 300.0
 CONTACT_EVERY_S = 30.0
+STRANGERS_SIZE_MAX = STRANGER_SIZE_MAX // 8
 
 
 class _DeskStation(FileStation):
@@ -146,6 +148,7 @@ class Desk:
         self.journal = Journal(self._station)
         self._seen_version = self._version()
         self._is_told = False
+        self._strangers: dict[bytes, Port] = {}
         self._receipts_due_s: float | None = None
         self._contact_s: float | None = None
 
@@ -171,8 +174,10 @@ class Desk:
             return
         del self._ports[port]
         port.line.close()
-        if next(self._store.intake.waiting(), None) is not None:
-            self._store.intake.forget()  # What nobody vouched for goes with whoever may have brought it (T17).
+        # What nobody vouched for goes with whoever brought it (T17).
+        for log_id in [log_id for log_id, bringer in self._strangers.items() if bringer is port]:
+            del self._strangers[log_id]
+            self._store.intake.forget_stranger(log_id)
 
     def touch(self) -> None:
         """Note that this process has written to the file by itself."""
@@ -228,6 +233,7 @@ class Desk:
                 heard[port] = heard.get(port, 0) + 1
                 try:
                     port.line.hear(frame)
+                    self._check_strangers(port)
                 except RefusedError as error:
                     errors[port] = error
                     continue
@@ -235,6 +241,20 @@ class Desk:
                     left.append(port)
             waiting = left
         return heard, errors
+
+    def _check_strangers(self, port: Port) -> None:
+        """Note who brings logs that wait for somebody to vouch for them, and let no one bring all that may wait.
+
+        Raises:
+            MembershipError: MEM-4, this owner has brought its share.
+        """
+        sizes = self._store.intake.waiting_sizes()
+        if not sizes and not self._strangers:
+            return
+        self._strangers = {log_id: self._strangers.get(log_id, port) for log_id in sizes}
+        brought = sum(size for log_id, size in sizes.items() if self._strangers[log_id].owner == port.owner)
+        if brought > STRANGERS_SIZE_MAX:
+            raise MembershipError(f"{brought} bytes of logs of nobody known here came from one member", rule="MEM-4")
 
     def _settle(self) -> None:
         """Make everything heard durable, apply it, sign what is to be signed, and take down what was gained."""

@@ -20,6 +20,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from klal.transport.websocket import HANDSHAKE_S
 
 REQUEST_SIZE_MAX = 16 * 1024
+CLOSE_S = 2.0  # For the other side to say goodbye too.
 SENT_AHEAD_MAX = 256 * 1024  # Bytes that wait in a socket before the next message waits for them.
 
 
@@ -66,6 +67,7 @@ def protocols(per_address_max: int) -> tuple[type[asyncio.Protocol], type[asynci
             super().__init__(*args, **kwargs)
             self.app_state = {**self.app_state, "gate": self}
             self.received_count = 0
+            self.close_timeout = CLOSE_S
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)

@@ -161,7 +161,7 @@ class Intake:
 
     def _adopt(self, log_id: bytes, member_id: bytes, incarnation: bytes) -> None:
         runs = self._strangers.pop(log_id)
-        self._stranger_size -= sum(len(link.data) for _, _, links, _ in runs for link in links)
+        self._stranger_size -= _size_of(runs)
         stored = self._history.by_id.get(log_id) or self._history.add_log(log_id, member_id, incarnation)
         for _, _, links, seal in runs:
             self._append(stored, links, seal)
@@ -359,11 +359,23 @@ class Intake:
             member_id, incarnation, links, _ = runs[-1]
             yield log_id, member_id, incarnation, links[-1].header.seq + 1, links[-1].hash
 
+    def waiting_sizes(self) -> dict[bytes, int]:
+        """Return how many bytes of headers wait in memory, by strangers' logs."""
+        return {log_id: _size_of(runs) for log_id, runs in self._strangers.items()}
+
+    def forget_stranger(self, log_id: bytes) -> None:
+        """Drop one stranger's log from memory; it is asked for again."""
+        self._stranger_size -= _size_of(self._strangers.pop(log_id, []))
+
     def forget(self) -> None:
         """Drop what waits in memory; it is asked for again."""
         self._strangers.clear()
         self._stranger_size = 0
         self._small.clear()
+
+
+def _size_of(runs: Sequence[tuple[bytes, bytes, list[Link], Seal]]) -> int:
+    return sum(len(link.data) for _, _, links, _ in runs for link in links)
 
 
 class _Strands:
