@@ -45,6 +45,9 @@ _CHANGE = re.compile(rf"[0-9a-fA-F]{{{2 * HASH_SIZE}}}:[0-9]+")
 _EPOCH = re.compile(r"epoch:([0-9]{1,10})")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}.*")
 _UNIX_MS = re.compile(r"[0-9]{1,15}")
+_YEAR = re.compile(r"(19|20)[0-9]{2}")
+_DAY = re.compile(r"(19|20)[0-9]{2}[01][0-9][0-3][0-9]")
+_SHORT_ROOT = re.compile(r"[0-9a-f]{8,63}")
 _NAME = "name:"
 
 Lengths = dict[int, int]
@@ -183,6 +186,9 @@ class Moments:
             return self._of_change(ChangeId.parse(text))
         if _ROOT.fullmatch(text):
             return self._of_root(bytes.fromhex(text))
+        if _YEAR.fullmatch(text) or _DAY.fullmatch(text):
+            # As milliseconds either would be the first minutes of 1970, which nobody means.
+            raise UsageError(f"{text!r} could be a year, a day or milliseconds: want a time as 2026-11-25T18:00")
         if _UNIX_MS.fullmatch(text):
             return self._of_time(int(text))
         if _TIME.fullmatch(text):
@@ -198,7 +204,9 @@ class Moments:
                 return lengths
         raise UsageError(
             f"{name!r:.60} is no moment known here: want now, epoch:N, a time, a change, a root or a name",
-            hint="klal moment FILE lists the names",
+            hint="a root has 64 hex digits; klal status FILE --json has it whole"
+            if _SHORT_ROOT.fullmatch(name)
+            else "klal moment FILE lists the names",
         )
 
     def _of_root(self, root: bytes) -> Lengths:

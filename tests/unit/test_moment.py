@@ -201,7 +201,7 @@ def test_a_frontier_that_is_torn_from_its_past_is_no_moment(fleet):
 
 
 @pytest.mark.parametrize(
-    "asked", ["yesterday", "2026-13-01", "00" * 32, "11" * 32 + ":0", "name:nothing", "", "epoch:x"]
+    "asked", ["yesterday", "2026-13-01", "2026", "20261125", "00" * 32, "11" * 32 + ":0", "name:nothing", "", "epoch:x"]
 )
 def test_what_is_no_moment_is_refused_in_a_sentence(fleet, asked):
     with pytest.raises(UsageError, match="a int is no moment"):

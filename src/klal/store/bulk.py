@@ -11,7 +11,8 @@ Source:
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Set as AbstractSet
 from itertools import islice
 
 import apsw
@@ -41,6 +42,7 @@ def insert_many(
     Raises:
         UsageError: A row of another shape, or one that breaks a constraint; nothing was inserted.
     """
+    _check_columns(table, columns)
     connection.execute("SAVEPOINT klal_bulk")
     was_spoiled = writer.capture.is_spoiled
     enabled = gc.isenabled()
@@ -70,6 +72,13 @@ def insert_many(
             gc.enable()
     connection.execute("RELEASE klal_bulk")
     return Outcome(total, (), [])
+
+
+def _check_columns(table: Table, columns: Sequence[str] | None) -> None:
+    names = [name.casefold() for name in columns or ()]
+    twice = sorted(name for name in set(names) if names.count(name) > 1)
+    if twice:
+        raise UsageError(f"column {twice[0]} of table {table.name} is named twice")
 
 
 def _insert_batch(connection: Connection, writer: Writer, table: Table, batch: list[Row]) -> None:
@@ -146,6 +155,10 @@ def _shape(
     for number, row in enumerate(batch):
         if isinstance(row, Mapping):
             named = {str(name).casefold(): value for name, value in row.items()}
+            if len(named) != len(row):
+                raise UsageError(f"row {done + number} names a column twice")
+        elif not _is_in_order(row):
+            raise UsageError(f"row {done + number} is a {type(row).__name__}, want a sequence or a mapping")
         else:
             names = [info.name for info in table.given] if columns is None else columns
             if len(row) != len(names):
@@ -156,6 +169,11 @@ def _shape(
             raise UsageError(f"row {done + number} names column {unknown[0]}, which table {table.name} does not have")
         shaped.append(tuple(_value(info, named, writer) for info in table.given))
     return shaped
+
+
+def _is_in_order(row: object) -> bool:
+    """True for a tuple, a list, an array, a row of another library: not all of these call themselves a sequence."""
+    return isinstance(row, Sized) and isinstance(row, Iterable) and not isinstance(row, str | bytes | AbstractSet)
 
 
 def _value(info: ColumnInfo, named: dict[str, Value], writer: Writer) -> Value:

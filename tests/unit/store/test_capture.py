@@ -395,6 +395,25 @@ def test_insert_many_stores_what_sql_would(twin):
     twin.finish()
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "said"),
+    [
+        ([(1, 2, 3)], ["k", "i", "I"], "column i of table v is named twice"),
+        ([{"k": 1, "i": 2, "I": 3}], None, "row 0 names a column twice"),
+        ([(0, 0), 7], None, "row 1 is a int, want a sequence or a mapping"),
+        (["ab"], None, "row 0 is a str, want a sequence or a mapping"),
+        ([{1, 2}], None, "row 0 is a set, want a sequence or a mapping"),
+    ],
+)
+def test_insert_many_refuses_what_is_no_row(twin, rows, columns, said):
+    """Which of two values a cell got would be anybody's guess."""
+    twin.ddl("CREATE TABLE v(k INT PRIMARY KEY, i INTEGER)")
+
+    with pytest.raises(UsageError, match=f"^{said}$"):
+        twin.ana.insert_many("v", rows, columns=columns)
+    assert twin.ana.query("SELECT * FROM v") == []
+
+
 @pytest.mark.parametrize("affinity", ["INTEGER", "NUMERIC", "REAL", "TEXT", "BLOB"])
 def test_the_model_knows_which_values_sqlite_stores_as_they_are(affinity):
     """APP-4: a value that the model calls converted has no effect anywhere, so it must never be one SQLite keeps."""
