@@ -20,9 +20,11 @@ from __future__ import annotations
 import gc
 import heapq
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, compress, islice, repeat
+from operator import eq
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +55,7 @@ _LATER_CHANGE_COUNT_MAX = 1_000_000
 _LATER_PART_SIZE_MAX = 64 << 20
 _ROWS_PER_INSERT = 64
 _BINDING_COUNT_MAX = 900
+_ORDERED_COUNT_MIN = 64  # A shorter segment is not worth asking whether its keys ascend.
 # Acts after the moment that leave tables as they are. What is not listed here may do anything to them.
 _HARMLESS_ACTS = (Genesis, Invite, Join, Close, NameMoment)
 # What a moment has beside the user's tables; klal's other tables and views speak of one file, and not of a moment.
@@ -286,8 +289,9 @@ class Past:
         touched = self.later.touched(table)
         if touched is None:
             return
-        simple = touched.updated - touched.other - self._keys_with_lives(table)
-        hard = (touched.updated | touched.other) - simple
+        careful = touched.other | self._keys_with_lives(table)
+        simple = touched.updated - careful if careful else touched.updated
+        hard = touched.other | (touched.updated & careful)
         patched = [info for info in table.values if info.column_id in touched.columns]
         cells, writes = self._gather(table, simple, [info.column_id for info in patched], hard)
         rowid, listed = _rowid_of(table), ", ".join(quote(info.name) for info in table.columns)
@@ -343,21 +347,19 @@ class Past:
         """
         cells: dict[bytes, dict[BareKey, Value]] = {column: {} for column in columns}
         writes: dict[BareKey, list[PastWrite]] = {key: [] for key in hard}
+        sought = _Sought(simple)
         for change, part in self._scan.ordered(table.table_id, self.lengths):
             for stripe in decode_stripes(part):
                 if hard:
                     _note_writes(stripe, stripe.keys, change, writes)
                 if cells.keys().isdisjoint(stripe.columns):
                     continue
-                listed = stripe.keys
-                # In C, not in Python: this looks at every row that was ever written.
-                flags = list(map(simple.__contains__, listed))
-                if True not in flags:
+                keys, rows = sought.among(stripe.keys)
+                if not keys:
                     continue
-                hits = list(compress(listed, flags))
                 for index, column in enumerate(stripe.columns):
                     if column in cells:
-                        cells[column].update(zip(hits, compress(stripe.column(index), flags), strict=True))
+                        cells[column].update(zip(keys, map(stripe.column(index).__getitem__, rows), strict=True))
         return cells, writes
 
     def _fill(self, table: Table, name: str, infos: Sequence[ColumnInfo], rows: Iterable[tuple[Value, ...]]) -> int:
@@ -483,6 +485,37 @@ class _Touched(NamedTuple):
     columns: set[bytes]
 
 
+class _Sought:
+    """Keys that are looked for in the segments of a log."""
+
+    def __init__(self, keys: set[BareKey]) -> None:
+        self._keys = keys
+        self._ascending: list[Any] | None = None
+        with suppress(TypeError):  # Keys of several kinds have no order in Python.
+            self._ascending = sorted(keys)
+
+    def among(self, listed: Sequence[Any]) -> tuple[list[BareKey], list[int]]:
+        """Return those of the keys that a segment lists, and where.
+
+        A look back asks this of every row that was ever written, so it runs in C. What was inserted in bulk is
+        often listed in order; then the few keys are looked for in it, and not all of it among the keys.
+        """
+        if self._ascending is not None and len(listed) >= _ORDERED_COUNT_MIN and _is_ascending(listed):
+            here = self._ascending[bisect_left(self._ascending, listed[0]) : bisect_right(self._ascending, listed[-1])]
+            places = list(map(bisect_left, repeat(listed), here))
+            flags = list(map(eq, here, map(listed.__getitem__, places)))
+            return list(compress(here, flags)), list(compress(places, flags))
+        flags = list(map(self._keys.__contains__, listed))
+        return list(compress(listed, flags)), list(compress(range(len(listed)), flags))
+
+
+def _is_ascending(listed: Sequence[Any]) -> bool:
+    try:
+        return listed == sorted(listed)  # Of a list that is in order, sorting is one look at it.
+    except TypeError:
+        return False
+
+
 class _Later:
     """What was applied in one file and is not inside a frontier."""
 
@@ -543,6 +576,10 @@ def _patches(
     keys: set[BareKey], infos: Sequence[ColumnInfo], table: Table, cells: dict[bytes, dict[BareKey, Value]]
 ) -> Iterator[tuple[Value, ...]]:
     """Yield (key, values) of each key: in the order in which they were met, which is often that of the table."""
+    column = cells[infos[0].column_id] if len(infos) == len(table.key) == 1 else {}
+    if len(column) == len(keys):  # The commonest case, without asking for each key again.
+        yield from zip(column, column.values(), strict=True)
+        return
     met = list(dict.fromkeys(chain(*cells.values(), keys)))
     values = [map(cells[info.column_id].get, met, repeat(table.defaults.get(info.column_id))) for info in infos]
     if len(table.key) == 1:
