@@ -104,17 +104,21 @@ def _change(proof: Proof, claim: ChangeClaim) -> tuple[dict[str, Any], str]:
 
 
 def _named(proof: Proof, claim: NamedClaim) -> tuple[dict[str, Any], str]:
-    names = named_by(proof.certificate, claim)
-    counting = proof.certificate if claim.earlier is None else claim.earlier.outline
+    *_, naming = named_by(proof.certificate, claim)
+    *before, last = claim.steps
+    # Who decides about an epoch are those whom the one before it counted, and who stay.
+    voices = before[-1].electorate if before else frozenset(last.members)
+    names, since = sorted(naming & voices), claim.steps[0].outline if before else None
     facts = {
-        "members": counting.member_count,
+        "members": len(voices),
         "named_by": [member_id.hex() for member_id in names],
-        "since": None if claim.earlier is None else {"epoch": counting.epoch, "certificate": counting.hash.hex()},
+        "since": None if since is None else {"epoch": since.epoch, "certificate": since.hash.hex()},
     }
+    counted = f"members counted in epoch {proof.certificate.epoch - bool(before)}"
     sentence = (
-        f"{len(names)} of the {counting.member_count} members counted in epoch {counting.epoch} signed that they"
-        f" computed the certificate of epoch {proof.certificate.epoch}"
+        f"{len(names)} of the {len(voices)} {counted}{' who stayed' if before else ''} signed that they computed"
+        f" the certificate of epoch {proof.certificate.epoch}"
     )
-    if claim.earlier is not None:
-        sentence += ", whose chain begins with that of the earlier one"
+    if since is not None:
+        sentence += f", whose chain begins with that of epoch {since.epoch}"
     return facts, sentence

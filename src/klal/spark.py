@@ -2,8 +2,8 @@
 
 It is no replica: it holds no rows, no history and no key, about half a kilobyte in all. It
 believes the first certificate because a person gave it the hash, and each later one because
-more than half of the members of the one before signed for it. That, and that half of them
-do not lie together, is all it trusts.
+its steward and at least half of the members of the one before signed for it. That, and that
+these do not lie together, is all it trusts.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Spark:
         Raises:
             RefusedError: The proof does not hold, or is not under what is believed here.
             ForkError: Members signed for two certificates of one epoch.
-            IncompleteError: Not more than half of the members have named that later certificate yet.
+            IncompleteError: The next certificate may still be given up: its steward or too many have not named it.
         """
         if data.startswith(MAGIC):
             certificate = check_certificate(data)

@@ -7,6 +7,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 from klal.coverage import Coverage, Waiting
 from klal.errors import IncompleteError, UsageError
@@ -145,36 +146,38 @@ class Survey(Holding):
 
     def epoch_state(self, epoch: int) -> str:
         """Return "open", "complete" (all is here) or "closed" (every counted member names it)."""
-        closed = self._store.applier.closed
-        if epoch >= len(closed):
+        if epoch >= len(self._store.applier.closed):
             return "open"
-        return "complete" if self.unnamed(epoch) else "closed"
+        # What stands on a certificate that may still be given up may be given up with it.
+        return "complete" if epoch > self.settled_count or self.unnamed(epoch) else "closed"
+
+    @cached_property
+    def settled_count(self) -> int:
+        """Return how many epochs there are from the first on whose certificates nobody can give up any more (EPO-5)."""
+        return self._store.epochs.settled_count(self.named)
+
+    @cached_property
+    def named(self) -> dict[bytes, int]:
+        """Return the newest epoch whose certificate each member has put its name to; of this one, may."""
+        named = self._store.named()
+        mine = self._store.epochs.nameable(self._me, named) if self._me else -1
+        return {**named, self._me: mine} if mine >= 0 else named
 
     def unnamed(self, epoch: int) -> tuple[Waiting, ...]:
         """Return the counted members not known to name the certificate of an epoch, if that is complete here."""
         closed = self._store.applier.closed
         if epoch >= len(closed):
             return ()
-        # A later certificate is made only upon this one, so naming it names this one too.
-        naming = self._store.naming(epoch)
-        if self._me and self._is_mine(epoch):
-            naming |= {self._me}
         waiting = [
             Waiting(self.name(member), member, "not heard from", 0, ())
             for member in closed[epoch].cut.counted
-            if member not in naming
+            if self.named.get(member, -1) < epoch
         ]
         if self._store.epochs.needs_word(closed[epoch]):
-            steward = closed[epoch].cut.steward
+            steward = self._store.epochs.steward_in_force(epoch)
             waiting = [each for each in waiting if each.member_id != steward]
             waiting.insert(0, Waiting(self.name(steward), steward, "certificate not named", 0, ()))
         return tuple(waiting)
-
-    def _is_mine(self, epoch: int) -> bool:
-        """True when this member may put its name to the certificate of an epoch (EPO-9)."""
-        closed = self._store.applier.closed
-        mine = self._store.epochs.nameable(self._me, self._store.naming)
-        return mine in {each.certificate_hash for each in closed[epoch:]}
 
     def epoch(self) -> EpochStatus:
         """Return the first epoch that is not closed and has work in it, else the last closed one."""

@@ -7,11 +7,10 @@ import pytest
 
 from klal.api import check_proof
 from klal.errors import ForkError, IncompleteError, LinkError, RefusedError
-from klal.model.certificate import check_certificate
-from klal.model.codec import pack, tree_leaf
+from klal.model.certificate import NO_MEMBER, GoneMember, check_certificate
+from klal.model.codec import pack
 from klal.model.keys import SigningKey
-from klal.model.merkle import consistency_path, inclusion_path
-from klal.model.proof import PROOF_MAGIC, Earlier, NamedClaim, Proof
+from klal.model.proof import PROOF_MAGIC, NamedClaim, Proof, Step
 from klal.model.proof import check_proof as checked
 from klal.model.receipt import Statement, make_receipt
 from klal.model.roots import chain_root, members_root, row_leaf, table_node
@@ -184,10 +183,16 @@ def test_who_named_a_certificate_is_shown_by_valid_receipts_and_a_chain_that_goe
     """PRF-7, T19: no forged signature, no receipt twice, no other past."""
     proof = proofs["named since"]
     (body, signature), *rest = proof.claim.receipts
+    bent = (*proof.claim.steps[2].members[:2], bytes([255]) * 32)
+    gone = (GoneMember(proof.claim.steps[0].members[0], "ana", "left", 1, "", is_counted=True),)
     for fields, rule in (
         ({"receipts": ((body, bytes(64)), *rest)}, "KEY-1"),
         ({"receipts": ((body, signature), (body, signature), *rest)}, "PRF-7"),
-        ({"earlier": replace(proof.claim.earlier, consistency=())}, "PRF-7"),
+        ({"steps": (proof.claim.steps[0], proof.claim.steps[2])}, "PRF-7"),
+        ({"steps": proof.claim.steps[:2]}, "PRF-7"),
+        ({"steps": ()}, "PRF-7"),
+        ({"steps": (*proof.claim.steps[:2], replace(proof.claim.steps[2], members=bent))}, "PRF-7"),
+        ({"steps": (replace(proof.claim.steps[0], gone=gone), *proof.claim.steps[1:])}, "PRF-7"),
     ):
         with pytest.raises(RefusedError) as caught:
             checked(replace(proof, claim=replace(proof.claim, **fields)).encode())
@@ -319,7 +324,7 @@ def test_a_witness_of_another_epoch_is_no_witness(chain):
 # -- light clients ---------------------------------------------------------------------------
 
 
-def test_a_spark_goes_on_when_more_than_half_have_named_the_next(closed, chain, spark, proofs):
+def test_a_spark_goes_on_when_the_next_certificate_is_settled(closed, chain, spark, proofs):
     """W7: it holds half a kilobyte, and checks what was certified before and after it began."""
     light = spark(1)
     assert (light.standing, light.epoch) == ("spark", 1)
@@ -345,49 +350,82 @@ def test_a_spark_begins_with_a_hash_from_somebody_and_nothing_else(tmp_path, cha
     assert not (tmp_path / "x.spark").exists()
 
 
-def forged_chain(chain, keys):
-    """Return a certificate of epoch 3 by strangers, and what they can show of it to a spark at epoch 1."""
-    ids = sorted(key.member_id for key in keys)
-    body = replace(chain[3].body, members_root=members_root(ids), member_count=len(ids), rows_root=bytes(32))
-    outline = body.outline
-    receipts = []
-    for key in keys:
-        receipt = make_receipt(key, outline.space_id, Statement(key.member_id, bytes(16), 1, 1, (), (), outline.hash))
-        receipts.append((receipt.body, receipt.signature))
-    return outline, ids, tuple(sorted(receipts))
+def signed(key, outline):
+    receipt = make_receipt(key, outline.space_id, Statement(key.member_id, bytes(16), 1, 1, (), (), outline.hash))
+    return receipt.body, receipt.signature
+
+
+def step_of(certificate, outline=None, ids=None):
+    ids = ids or tuple(witness.member.member_id for witness in certificate.witness)
+    return Step(outline or certificate.body.outline, tuple(ids), certificate.body.gone)
+
+
+def moving(steps, keys):
+    """Return the proof that these keys named the last of these steps."""
+    receipts = sorted(signed(key, steps[-1].outline) for key in keys)
+    return Proof(steps[-1].outline, None, NamedClaim(tuple(steps), tuple(receipts)))
+
+
+def key_of(fleet, name):
+    return fleet[name]._store.identity.key
 
 
 def test_strangers_cannot_move_a_spark(chain, spark):
-    """T23: whoever they say the members are, those counted before must have signed."""
+    """T23 SPK-2: whoever they say the members are, those counted before must have signed."""
     keys = [SigningKey(bytes([n]) * 32) for n in (21, 22, 23)]
-    outline, ids, receipts = forged_chain(chain, keys)
-    leaves = [tree_leaf(each.hash) for each in chain[:3]]
-    earlier = Earlier(chain[1].body.outline, inclusion_path(leaves, 1), consistency_path(leaves, 1))
-    true_ids = tuple(witness.member.member_id for witness in chain[1].witness)
+    ids = sorted(key.member_id for key in keys)
+    body = replace(chain[2].body, members_root=members_root(ids), member_count=len(ids), rows_root=bytes(32))
+    steps = [step_of(chain[1]), step_of(chain[2], body.outline, ids)]
 
-    with pytest.raises(RefusedError) as caught:
-        spark(1).check(Proof(outline, None, NamedClaim(earlier, tuple(ids), receipts)).encode())
-    assert caught.value.rule == "PRF-7"
-    with pytest.raises(RefusedError) as caught:
-        spark(2).check(Proof(outline, None, NamedClaim(earlier, true_ids, receipts)).encode())
-    assert caught.value.rule == "PRF-7"
-
-
-def test_half_of_the_members_are_not_enough_for_a_spark(closed, chain, spark):
-    """SPK-2: not yet is no refusal, and nothing is kept."""
     light = spark(1)
-    proof = closed["ana"].prove.named(since=1)
-    few = replace(proof, claim=replace(proof.claim, receipts=proof.claim.receipts[:1]))
+    with pytest.raises(IncompleteError, match="0 of 3 members"):
+        light.check(moving(steps, keys).encode())
+    with pytest.raises(RefusedError) as caught:
+        light.check(moving([steps[0], replace(steps[1], members=steps[0].members)], keys).encode())
+    assert caught.value.rule == "PRF-7"
 
+
+def test_a_spark_waits_for_half_of_the_members_and_for_the_steward_among_them(closed, chain, spark):
+    """SPK-2: not yet is no refusal, and nothing is kept. The steward may still say a word that gives it up."""
+    steps = [step_of(each) for each in chain[1:3]]
+    ana, ben, cal = (key_of(closed, name) for name in ("ana", "ben", "cal"))
+
+    light = spark(1)
     with pytest.raises(IncompleteError, match="1 of 3 members"):
-        light.check(few.encode())
+        light.check(moving(steps, [ana]).encode())
+    with pytest.raises(IncompleteError, match="the steward of epoch 2"):
+        light.check(moving(steps, [ben, cal]).encode())
     assert Spark.open(light._path).epoch == 1
+    light.check(moving(steps, [ana, cal]).encode())
+    assert (light.epoch, light.trusts) == (2, "2 of 3 members signed for it")
+
+
+def test_half_without_a_steward_is_not_enough(closed, chain, spark):
+    """SPK-2: where the place is vacant, more than half."""
+    light = spark(0)
+    body = replace(chain[1].body, steward=NO_MEMBER)
+    steps = [step_of(chain[0]), step_of(chain[1], body.outline)]
+    assert len(steps[0].members) == 2
+
+    with pytest.raises(IncompleteError, match="1 of 2 members"):
+        light.check(moving(steps, [key_of(closed, "ben")]).encode())
+
+
+def test_a_spark_takes_a_name_of_a_later_certificate_for_the_earlier_too(closed, chain, spark):
+    """SPK-2: it moves along the steps as far as they are settled."""
+    steps = [step_of(each) for each in chain[1:]]
+    ana, ben = key_of(closed, "ana"), key_of(closed, "ben")
+    receipts = sorted([signed(ana, chain[2].body.outline), signed(ben, chain[3].body.outline)])
+
+    light = spark(1)
+    light.check(Proof(steps[-1].outline, None, NamedClaim(tuple(steps), tuple(receipts))).encode())
+    assert (light.epoch, light.certificate_hash) == (2, chain[2].hash)
 
 
 def test_a_spark_is_not_moved_back_or_to_another_space(closed, chain, spark):
     """SPK-2, T10: an older certificate, a skipped predecessor and another chain are refused."""
     light = spark(3)
-    older = closed["ana"].prove.named(epoch=3, since=2)
+    older = closed["ana"].prove.named(epoch=2, since=1)
     with pytest.raises(LinkError):
         light.check(older.encode())
     with pytest.raises(LinkError) as caught:
@@ -398,22 +436,26 @@ def test_a_spark_is_not_moved_back_or_to_another_space(closed, chain, spark):
 
 
 def test_members_who_sign_for_two_certificates_are_found(closed, chain, spark):
-    """T23: the two hashes are the evidence. One of another space is none."""
-    light = spark(3)
-    members = tuple(witness.member.member_id for witness in chain[3].witness)
-    key = closed["ana"]._store.identity.key
+    """T23 SPK-2: the two hashes are the evidence. One of another space is none, nor one that could be given up."""
+    light = spark(2)
+    light.check(closed["ana"].prove.named(since=2).encode())
+    keys = [key_of(closed, name) for name in ("ana", "ben")]
 
-    def named(**fields):
+    def other(**fields):
         outline = replace(chain[3].body.outline, **fields)
-        receipt = make_receipt(key, outline.space_id, Statement(key.member_id, bytes(16), 1, 1, (), (), outline.hash))
-        return Proof(outline, None, NamedClaim(None, members, ((receipt.body, receipt.signature),)))
+        return [step_of(chain[2]), step_of(chain[3], outline)]
 
-    other = named(rows_root=bytes(32))
+    lie = other(rows_root=bytes(32))
     with pytest.raises(ForkError) as caught:
-        light.check(other.encode())
-    assert caught.value.evidence == (chain[3].hash, other.certificate.hash)
+        light.check(moving(lie, keys).encode())
+    assert caught.value.evidence == (chain[3].hash, lie[1].outline.hash)
+    with pytest.raises(LinkError, match="goes on from"):
+        light.check(moving(lie, keys[1:]).encode())
+    begun = spark(3)
+    with pytest.raises(LinkError, match="on a person's word"):
+        begun.check(moving(lie, keys).encode())
     with pytest.raises(LinkError, match="another space"):
-        light.check(named(space_id=bytes(32)).encode())
+        light.check(moving(other(space_id=bytes(32))[1:], keys).encode())
 
 
 def test_whatever_bit_of_a_sparks_file_is_flipped_it_is_another_belief_or_none(spark):

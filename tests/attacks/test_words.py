@@ -36,7 +36,9 @@ WORDS = {
     "certify what follows from nothing": lambda m: Certify(0, bytes(32)),
     "certify as no steward": lambda m: Certify(0, m["certificate"]),
     "leave without finishing": lambda m: Leave(1),
-    "vote in an epoch that is over": lambda m: Support(0, 1, m["ben"]),
+    "vote in an epoch that has not begun": lambda m: Support(2, 1, m["ben"]),
+    "vote in an epoch that is over and had one round": lambda m: Support(0, 2, m["ben"]),
+    "vote for nobody": lambda m: Support(1, 1, bytes(32)),
     "retire from an epoch that is not open": lambda m: Retire(m["cal"], 7, "early"),
     "vote in a round far ahead": lambda m: Support(1, (1 << 31) - 1, m["ben"]),
 }

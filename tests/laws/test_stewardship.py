@@ -1,29 +1,33 @@
 """Whoever is retired, elected, cut off or coming back: no epoch ever has two closed certificates, and all agree.
 
 Fleets of real replicas, in which anybody does at any moment whatever an honest member may do. A global observer
-notes each certificate that any replica calls closed.
+notes each certificate that any replica calls closed, and a light client believes what it is shown.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from random import Random
 
 import pytest
 
-from klal.errors import IncompleteError, UsageError
+from klal.errors import IncompleteError, LinkError, UsageError
+from klal.spark import Spark
 from tests.helpers.fleet import BIRD, Fleet, certificates_of, rows_of, scratch
 
-EPOCH_COUNT = 2
+EPOCH_COUNT = 3
 SEEDS = (*range(12), 216)
 SILENT = "silent"
 
 
 class Observer:
-    """Everything that any replica ever called closed."""
+    """Everything that any replica ever called closed, and a light client that hears of all of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
         self.closed: dict[int, bytes] = {}
+        self.path = path
+        self.spark: Spark | None = None
 
     def look(self, replica) -> None:
         survey = replica._survey()
@@ -33,6 +37,13 @@ class Observer:
             if state == "closed":
                 known = self.closed.setdefault(certificate.epoch, certificate.hash)
                 assert known == certificate.hash, f"epoch {certificate.epoch} is closed twice"
+                if self.spark is None:
+                    self.spark = Spark.begin(self.path, certificate, hash=certificate.hash)
+        if self.spark is not None and replica._store.epochs.next_epoch > self.spark.epoch + 1:
+            # Not yet, or this replica has another certificate of that epoch: never a proof of lies, a ForkError.
+            proof = replica.prove.named(since=self.spark.epoch)
+            with suppress(IncompleteError, LinkError):
+                self.spark.check(proof.encode())
 
 
 def step(fleet: Fleet, random: Random, names: list[str], observer: Observer) -> None:
@@ -62,7 +73,7 @@ def step(fleet: Fleet, random: Random, names: list[str], observer: Observer) -> 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_epoch_is_ever_closed_twice_and_all_come_to_the_same(seed):
-    """W18 W23 S50 S55 EPO-6 EPO-7 EPO-8 EPO-9."""
+    """W18 W23 S50 S55 EPO-5 EPO-6 EPO-7 EPO-8 EPO-9 SPK-2."""
     run(seed)
 
 
@@ -82,7 +93,7 @@ def run(seed: int) -> None:
             fleet.join(name)
         if random.random() < 0.7:
             fleet.gather()
-        observer = Observer()
+        observer = Observer(folder / "light.spark")
         near = list(names)
         for at in range(random.randint(10, 45)):
             if at == 12 and random.random() < 0.6:
@@ -103,6 +114,8 @@ def run(seed: int) -> None:
         assert all(chain == chains[0] for chain in chains)
         for epoch, hashed in observer.closed.items():
             assert chains[0][epoch] == hashed, "what was closed was overturned"
+        if observer.spark is not None:
+            assert chains[0][observer.spark.epoch] == observer.spark.certificate_hash, "a light client was misled"
         # Whoever was retired from an epoch that is still undecided waits for it with what is of the next one.
         settled = [replica for replica in fleet.replicas.values() if not replica.status().parked]
         for ask in (rows_of, lambda replica: [(m.name, m.standing) for m in replica.members()]):

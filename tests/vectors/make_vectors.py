@@ -35,7 +35,7 @@ from klal.model.codec import pack, tree_leaf, tree_root
 from klal.model.frontier import EMPTY_ROOT, Frontier, Head
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, Header, Part, header_hash
 from klal.model.keys import SigningKey, branch_id_of, log_id_of
-from klal.model.merkle import consistency_path, inclusion_path
+from klal.model.merkle import inclusion_path
 from klal.model.payload import Kind, Segment, encode_segment, part_root
 from klal.model.proof import ChangeClaim, MemberClaim, Proof, Slice
 from klal.model.receipt import Copy, HeldHead, Question, Statement, make_receipt, receipts_root
@@ -294,11 +294,6 @@ def merkle_vectors() -> dict[str, Any]:
             {"index": index, "size": size, "path": [h.hex() for h in inclusion_path(leaves[:size], index)]}
             for size in sizes
             for index in range(size)
-        ],
-        "consistency": [
-            {"old_size": old, "size": size, "path": [h.hex() for h in consistency_path(leaves[:size], old)]}
-            for size in sizes
-            for old in range(size + 1)
         ],
     }
 

@@ -1,15 +1,14 @@
-"""Hash trees that prove: that a leaf is in a tree, and that an older tree is the beginning of a newer one.
+"""Hash trees that prove that a leaf is in a tree.
 
-Both are the audit and consistency paths of RFC 6962, and one leaf among a million takes
-twenty hashes. Whoever checks is given the size of the tree beside its root: without it a
-path says that a leaf is in the tree, and not at which place.
+They are the audit paths of RFC 6962, and one leaf among a million takes twenty hashes.
+Whoever checks is given the size of the tree beside its root: without it a path says that
+a leaf is in the tree, and not at which place.
 
-Law: `check_inclusion(leaves[i], i, n, inclusion_path(leaves, i), tree_root(leaves))`, and
-`check_consistency(m, n, consistency_path(leaves, m), tree_root(leaves[:m]), tree_root(leaves))`,
-for every i < n and m <= n; with any other leaf, place, size, path or root both are False.
+Law: `check_inclusion(leaves[i], i, n, inclusion_path(leaves, i), tree_root(leaves))` for every
+i < n; with any other leaf, place, size, path or root it is False.
 
 Source:
-    RFC 6962 section 2.1; checked as RFC 9162 sections 2.1.3.2 and 2.1.4.2 write it out. Rule ENC-2.
+    RFC 6962 section 2.1; checked as RFC 9162 section 2.1.3.2 writes it out. Rule ENC-2.
 """
 
 from __future__ import annotations
@@ -83,56 +82,6 @@ def check_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], r
         at >>= 1
         last >>= 1
     return last == 0 and found == root
-
-
-def consistency_path(leaves: Sequence[bytes], size: int) -> tuple[bytes, ...]:
-    """Return what shows that the tree of the first `size` leaves is the beginning of the tree of all."""
-    assert 0 <= size <= len(leaves), "an older tree is no larger than a newer one"
-    if size in (0, len(leaves)):
-        return ()
-    return tuple(_consistency(leaves, size, is_known=True))
-
-
-def _consistency(leaves: Sequence[bytes], size: int, *, is_known: bool) -> list[bytes]:
-    """Return SUBPROOF of RFC 6962; the root of a whole older tree is known to whoever checks."""
-    if size == len(leaves):
-        return [] if is_known else [tree_root(list(leaves))]
-    split = 1 << (len(leaves) - 1).bit_length() - 1
-    if size <= split:
-        return [*_consistency(leaves[:split], size, is_known=is_known), tree_root(list(leaves[split:]))]
-    return [*_consistency(leaves[split:], size - split, is_known=False), tree_root(list(leaves[:split]))]
-
-
-def check_consistency(old_size: int, size: int, path: Sequence[bytes], old_root: bytes, root: bytes) -> bool:
-    """True when the older tree is the beginning of the newer one."""
-    if not (0 <= old_size <= size < 1 << PATH_LENGTH_MAX) or not _are_hashes(path):
-        return False
-    if old_size == 0:
-        return not path and old_root == tree_root([])
-    if old_size == size:
-        return not path and old_root == root
-    at, last = old_size - 1, size - 1
-    while at & 1:
-        at >>= 1
-        last >>= 1
-    # An older tree that is one whole subtree is a node of the newer one, and is not said again.
-    steps = list(path) if at else [old_root, *path]
-    if not steps:
-        return False
-    old = new = steps[0]
-    for beside in steps[1:]:
-        if last == 0:
-            return False
-        if at & 1 or at == last:
-            old, new = _node(beside, old), _node(beside, new)
-            while not at & 1 and at:
-                at >>= 1
-                last >>= 1
-        else:
-            new = _node(new, beside)
-        at >>= 1
-        last >>= 1
-    return last == 0 and old == old_root and new == root
 
 
 def _node(left: bytes, right: bytes) -> bytes:

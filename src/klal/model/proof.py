@@ -19,16 +19,17 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 
 from klal.errors import LinkError, MalformedError
-from klal.model.certificate import Outline
+from klal.model.certificate import GoneMember, Outline
 from klal.model.codec import HASH_SIZE, HEADER_SIZE_MAX, SLICE_SIZE, pack, tree_leaf, unpack
 from klal.model.header import Header, Part, header_hash
 from klal.model.keys import INCARNATION_SIZE, MEMBER_ID_SIZE, log_id_of
-from klal.model.merkle import check_consistency, check_inclusion
+from klal.model.merkle import check_inclusion
 from klal.model.payload import check_row
 from klal.model.receipt import Receipt
 from klal.model.roots import change_leaf, members_root, row_leaf, table_node
@@ -132,25 +133,33 @@ class MemberClaim(_Part, frozen=True, tag="member"):
     path: Path
 
 
-class Earlier(_Part, frozen=True):
-    """A certificate of an earlier epoch: it is in the newer one's chain, and its own chain is the beginning of that."""
+class Step(_Part, frozen=True):
+    """One certificate of a chain, with what its hash stands for of who may decide about the next.
+
+    Shape:
+        members: ids of all its counted members, ascending.
+        gone: as in its body: who of them is no member of the next epoch.
+    """
 
     outline: Outline
-    path: Path
-    consistency: Path
+    members: tuple[bytes, ...]
+    gone: tuple[GoneMember, ...]
+
+    @property
+    def electorate(self) -> frozenset[bytes]:
+        """Return who decides about the next epoch: those who were counted and stay (EPO-9)."""
+        return frozenset(self.members).difference(each.member_id for each in self.gone)
 
 
 class NamedClaim(_Part, frozen=True, tag="named"):
-    """These members signed receipts that name the certificate.
+    """These members signed receipts that name the certificate, or one before it.
 
     Shape:
-        earlier: the certificate whose members are listed, or None where it is the one that is named.
-        members: ids of all its counted members, ascending.
-        receipts: (body, signature), ascending by body.
+        steps: the certificates of epochs that follow one another, the one that the proof is about last.
+        receipts: (body, signature), ascending by body; each names one of the steps.
     """
 
-    earlier: Earlier | None
-    members: tuple[bytes, ...]
+    steps: tuple[Step, ...]
     receipts: tuple[tuple[bytes, bytes], ...]
 
 
@@ -373,33 +382,43 @@ def _check_member(certificate: Outline, claim: MemberClaim) -> None:
         raise LinkError(f"member {claim.member_id.hex()[:8]} is not counted there", rule="PRF-6")
 
 
-def named_by(certificate: Outline, claim: NamedClaim) -> tuple[bytes, ...]:
-    """Return the members whose receipts, all valid, name the certificate (PRF-7).
+def named_by(certificate: Outline, claim: NamedClaim) -> tuple[frozenset[bytes], ...]:
+    """Return, for each step, who signed for its certificate or for a later one: that is made only upon it (PRF-7).
 
     Raises:
-        RefusedError: PRF-7.
+        RefusedError: PRF-7, or what its receipts break.
     """
-    counting = certificate
-    if claim.earlier is not None:
-        counting = claim.earlier.outline
-        _check_chained(counting, certificate, claim.earlier.path)
-        if not check_consistency(
-            counting.epoch, certificate.epoch, claim.earlier.consistency, counting.chain_root, certificate.chain_root
-        ):
-            raise LinkError("proof's newer certificate has another past than its older one", rule="PRF-7")
-    if list(claim.members) != sorted(set(claim.members)) or len(claim.members) != counting.member_count:
-        raise MalformedError("proof's members are not in strict order, or not as many as were counted", rule="PRF-7")
-    if members_root(claim.members) != counting.members_root:
-        raise LinkError("proof lists other members than were counted", rule="PRF-7")
+    steps = claim.steps
+    if not steps or steps[-1].outline != certificate:
+        raise MalformedError("proof's steps do not end with the certificate that it is about", rule="PRF-7")
+    for step in steps:
+        _check_step(certificate, step)
+    for older, newer in pairwise(step.outline for step in steps):
+        if newer.epoch != older.epoch + 1 or newer.previous != older.hash:
+            raise LinkError(f"certificate of epoch {newer.epoch} does not follow the one before it", rule="PRF-7")
     if list(claim.receipts) != sorted(set(claim.receipts)):
         raise MalformedError("proof's receipts are not in strict order", rule="PRF-7")
-    members = set(claim.members)
-    found = set()
+    heard = {member_id for step in steps for member_id in (*step.members, step.outline.steward)}
+    places = {step.outline.hash: place for place, step in enumerate(steps)}
+    newest: dict[bytes, int] = {}
     for body, signature in claim.receipts:
         receipt = Receipt.decode(body, signature)
-        statement = receipt.statement
-        if statement.member_id not in members or statement.certificate != certificate.hash:
+        who, place = receipt.statement.member_id, places.get(receipt.statement.certificate)
+        if who not in heard or place is None:
             raise LinkError("proof has a receipt that is no member's, or names another certificate", rule="PRF-7")
         receipt.check(certificate.space_id)
-        found.add(statement.member_id)
-    return tuple(sorted(found))
+        newest[who] = max(newest.get(who, 0), place)
+    return tuple(frozenset(who for who, at in newest.items() if at >= place) for place in range(len(steps)))
+
+
+def _check_step(certificate: Outline, step: Step) -> None:
+    """Return if a step is a certificate of this space, with its own members and those who are gone."""
+    outline = step.outline
+    if not outline.is_formed:
+        raise MalformedError("proof has a certificate that is not of this format", rule="PRF-1")
+    if outline.space_id != certificate.space_id:
+        raise LinkError("proof joins certificates of two spaces", rule="PRF-7")
+    if list(step.members) != sorted(set(step.members)) or len(step.members) != outline.member_count:
+        raise MalformedError("proof's members are not in strict order, or not as many as were counted", rule="PRF-7")
+    if members_root(step.members) != outline.members_root or tree_leaf(pack(step.gone)) != outline.gone:
+        raise LinkError("proof lists other members than were counted, or others as gone", rule="PRF-7")

@@ -16,7 +16,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from klal.model.acts import Admit, Expel, Hand, Leave, Retire, Take
@@ -200,7 +200,7 @@ def cut_of(previous: Cut, said: Said, ground: Ground) -> Cut | Open:
     waiting = sorted(counted - said.closes.keys())
     if waiting or not counted:
         return Open(tuple(waiting))  # Where everybody has left, nobody is waited for, and nothing can be closed.
-    if removed and not _has_half(counted, ground.groups_of(said.take(), lengths)):
+    if removed and not has_half(counted, ground.groups_of(said.take(), lengths)):
         return Open((), is_too_few=True)
     return _made(previous, said, ground, counted, lengths, removals)
 
@@ -306,13 +306,17 @@ def undoes(previous: Cut, entry: Entry, gone: Gone) -> bool:
     return gone.kind in entry.undoes and previous.lengths.get(entry.change.log, 0) <= entry.change.seq
 
 
-def _has_half(counted: set[bytes], groups: Iterable[Sequence[bytes]]) -> bool:
-    """True when at least half of every leading stretch of groups is counted (EPO-8)."""
-    present = total = 0
+def has_half(present: Collection[bytes], groups: Iterable[Sequence[bytes]], size_min: int = 1) -> bool:
+    """True when at least half of every leading stretch of groups, of `size_min` members or more, is present.
+
+    So whoever is present has a member in common with more than half of any of these stretches: that is what keeps
+    a certificate and an election from ignoring each other (EPO-8, EPO-9).
+    """
+    there = total = 0
     for group in groups:
         total += len(group)
-        present += sum(member_id in counted for member_id in group)
-        if 2 * present < total:
+        there += sum(member_id in present for member_id in group)
+        if total >= size_min and 2 * there < total:
             return False
     return True
 

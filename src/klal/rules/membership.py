@@ -16,8 +16,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from klal.model.acts import Admit, Certify, Expel, Hand, Leave, Retire, Return, Support, Take, Word
-from klal.rules.closing import Spoken
+from klal.model.acts import Admit, Certify, Leave, Return, Support, Take, Word
+from klal.rules.closing import Spoken, has_half
+
+# In epoch 0, where an electorate is whom the founder has met: with fewer nobody could be elected without the founder,
+# and an election among two could not be known of by those who meet the founder next.
+FIRST_ELECTORATE_MIN = 3
+
+
+Electorate = Sequence[Sequence[bytes]]
+"""Who may vote: members in groups, in the order in which the founder met them; after epoch 0 they are one group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +33,20 @@ class Past:
     """What the change that a word stands in had seen, as far as words are judged by it.
 
     Shape:
-        epoch: the first that is not complete in this past.
-        steward: of that epoch; empty bytes when the place is vacant.
-        electorate_of: gives who may vote in an epoch up to that one.
+        epoch: the first that is not decided in this past.
+        steward_in: gives the steward of an epoch up to that one; empty bytes when the place is vacant.
+        electorate_of: gives who may vote in such an epoch, as groups (EPO-9).
         votes_in: gives the votes of an epoch.
         known: members of whom there is a change in it.
         certificates: hashes that can be computed from this past, by epoch.
-        stewards: of those epochs, by epoch.
     """
 
     epoch: int
-    steward: bytes
-    electorate_of: Callable[[int], Collection[bytes]]
+    steward_in: Callable[[int], bytes]
+    electorate_of: Callable[[int], Electorate]
     votes_in: Callable[[int], Sequence[Spoken]]
     known: Collection[bytes] = ()
     certificates: Sequence[bytes] = ()
-    stewards: Sequence[bytes] = ()
 
 
 def fault_of(word: Word, member_id: bytes, closes: Collection[int], past: Past) -> str | None:
@@ -60,22 +66,26 @@ def fault_of(word: Word, member_id: bytes, closes: Collection[int], past: Past) 
         return _fault_of_certify(word, member_id, past)
     if isinstance(word, Leave):
         return None if word.epoch in closes else "leaves without finishing"
+    if isinstance(word, Support):
+        return _fault_of_support(word, member_id, past)
     if word.epoch != past.epoch:
-        return f"is about epoch {word.epoch}, while epoch {past.epoch} was open"
-    if isinstance(word, Retire | Expel | Hand):
-        if member_id != past.steward:
-            return "was not said by the steward"
-        if word.member == member_id:
-            return "is about its own writer"
-        return None if word.member in past.known else "is about nobody it had heard of"
-    return _fault_of_support(word, member_id, past)
+        return _is_about(word.epoch, past)
+    if member_id != past.steward_in(past.epoch):
+        return "was not said by the steward"
+    if word.member == member_id:
+        return "is about its own writer"
+    return None if word.member in past.known else "is about nobody it had heard of"
+
+
+def _is_about(epoch: int, past: Past) -> str:
+    return f"is about epoch {epoch}, while epoch {past.epoch} was open"
 
 
 def _fault_of_take(word: Take, member_id: bytes, past: Past) -> str | None:
     # Also of an epoch that is complete: those who voted in it wait for this before they name its certificate.
     if word.epoch > past.epoch:
-        return f"is about epoch {word.epoch}, while epoch {past.epoch} was open"
-    if is_elected(word.round, member_id, past.votes_in(word.epoch), past.electorate_of(word.epoch)):
+        return _is_about(word.epoch, past)
+    if is_elected(word.epoch, word.round, member_id, past.votes_in(word.epoch), past.electorate_of(word.epoch)):
         return None
     return "has not the support of more than half"
 
@@ -83,17 +93,28 @@ def _fault_of_take(word: Take, member_id: bytes, past: Past) -> str | None:
 def _fault_of_certify(word: Certify, member_id: bytes, past: Past) -> str | None:
     if word.epoch >= len(past.certificates) or past.certificates[word.epoch] != word.certificate:
         return "names a certificate that does not follow from its past"
-    return None if past.stewards[word.epoch] == member_id else "was not said by the steward"
+    return None if past.steward_in(word.epoch) == member_id else "was not said by the steward"
 
 
 def _fault_of_support(word: Support, member_id: bytes, past: Past) -> str | None:
-    if member_id not in past.electorate_of(past.epoch):
+    # Also of an epoch that is complete: its steward may be lost before it has put its name to the certificate.
+    if word.epoch > past.epoch:
+        return _is_about(word.epoch, past)
+    electorate = members_of(past.electorate_of(word.epoch))
+    if member_id not in electorate:
         return "was not said by a member of the epoch"
+    if word.candidate not in electorate:
+        return "is for somebody who is no member of the epoch"
     # In epoch 0 nobody has been counted before: each further round might have another electorate.
-    if past.epoch == 0 and word.round != 1:
+    if word.epoch == 0 and word.round != 1:
         return "is a second round, which epoch 0 has not"
-    newest = max((number for chosen in choices(past.votes_in(past.epoch)).values() for number in chosen), default=0)
+    newest = max((number for chosen in choices(past.votes_in(word.epoch)).values() for number in chosen), default=0)
     return None if word.round <= newest + 1 else f"skips rounds after round {newest}"
+
+
+def members_of(electorate: Electorate) -> frozenset[bytes]:
+    """Return everybody who may vote."""
+    return frozenset(member_id for group in electorate for member_id in group)
 
 
 def choices(votes: Iterable[Spoken]) -> dict[bytes, dict[int, bytes]]:
@@ -120,10 +141,17 @@ def taken_round(take: Spoken | None) -> int:
     return take.act.round if take is not None and isinstance(take.act, Take) else 0
 
 
-def is_elected(number: int, candidate: bytes, votes: Iterable[Spoken], electorate: Collection[bytes]) -> bool:
-    """True when more than half of the electorate support this candidate in this round (EPO-9)."""
-    voters = tally(votes, electorate).get(number, {}).get(candidate, frozenset())
-    return 2 * len(voters) > len(electorate)
+def is_elected(epoch: int, number: int, candidate: bytes, votes: Iterable[Spoken], electorate: Electorate) -> bool:
+    """True when more than half of the electorate support this candidate in this round (EPO-9).
+
+    In epoch 0 others may elect at the same time with whom the founder had met before. They cannot, where at least
+    half of each of these earlier electorates are among the supporters.
+    """
+    members = members_of(electorate)
+    if epoch == 0 and len(members) < FIRST_ELECTORATE_MIN:
+        return False
+    voters = tally(votes, members).get(number, {}).get(candidate, frozenset())
+    return 2 * len(voters) > len(members) and has_half(voters, electorate, FIRST_ELECTORATE_MIN)
 
 
 def may_name(
@@ -135,13 +163,14 @@ def may_name(
 ) -> bool:
     """True when a member who may have voted in an epoch may name a certificate of it (EPO-9).
 
-    Whoever voted for another steward names no certificate before that steward's place is taken: this is what
-    keeps two certificates of an epoch from being closed. A vote is void once its candidate can no longer win:
-    who has voted in the round has no second voice in it, and who has named a certificate gives none.
+    Whoever voted for another steward names no certificate before that steward's place is taken, unless that steward
+    has named it: this is what keeps two certificates of an epoch from being closed. A vote is void once its candidate
+    can no longer win: who has voted in the round has no second voice in it, and who has named a certificate gives
+    none but to another who has.
     """
     rounds = tally(votes, electorate)
     for number, candidate in choices(votes).get(member_id, {}).items():
-        if number > taken_round(take):
+        if number > taken_round(take) and candidate not in named_by:
             cast = rounds.get(number, {})
             free = set(electorate).difference(named_by, *cast.values())
             if 2 * (len(cast.get(candidate, ())) + len(free)) > len(electorate):

@@ -1,28 +1,32 @@
 """What a light client holds and believes: one outline of a certificate, and why.
 
-It believes a certificate because a person gave it the hash, or because more than half of
-the members counted in the one it believed before have signed receipts that name it, and its
-chain goes on from that one. Whatever else it is shown must lie under the outline it holds.
+It believes a certificate because a person gave it the hash, or because it goes on from the
+one believed before and cannot be given up any more: its steward has signed a receipt that
+names it or a later one, and so have at least half of those who decide about its epoch.
+Whatever else it is shown must lie under the outline it holds.
 
 The one choice a reader would question: a certificate file is not enough. Its witness shows
 that each member closed the epoch, and nobody's signature is on the rows root beside it; a
 receipt that names the certificate's hash is.
 
-Law: from a true certificate no number of files makes a `Spark` believe another of the same
-epoch, unless more than half of the members signed for both.
+Law: as long as members keep their word, no files make a `Spark` believe a certificate that
+the space gives up, and none make it raise `ForkError`.
 
 Source:
-    Protocol spec section 13, rules SPK-1 to SPK-3 (W7).
+    Protocol spec section 13, rules SPK-1 to SPK-3, EPO-5 (W7).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NoReturn
+
 import msgspec
 
 from klal.errors import ForkError, IncompleteError, LinkError, MalformedError
-from klal.model.certificate import Outline
+from klal.model.certificate import NO_MEMBER, Outline
 from klal.model.codec import pack, unpack
-from klal.model.proof import NamedClaim, Proof, named_by
+from klal.model.proof import NamedClaim, Proof, Step, named_by
 
 SPARK_MAGIC = b"klal spark 1\n"
 SPARK_SIZE_MAX = 1 << 12
@@ -63,34 +67,77 @@ def advance(belief: Belief, proof: Proof) -> Belief:
 
     Raises:
         ForkError: Members signed for another certificate of the same epoch; `evidence` is both hashes.
-        LinkError: It does not begin with the certificate that is believed.
-        IncompleteError: Not more than half of the members have named it yet.
+        LinkError: It does not go on from the certificate that is believed.
+        IncompleteError: The next certificate may still be given up.
     """
-    claim, newer = proof.claim, proof.certificate
+    claim = proof.claim
     assert isinstance(claim, NamedClaim), "only who named a certificate moves a belief"
+    naming = named_by(proof.certificate, claim)
     held = belief.outline
-    names = named_by(newer, claim)
-    if newer.space_id != held.space_id:
+    if proof.certificate.space_id != held.space_id:
         raise LinkError("that certificate is of another space", rule="SPK-2")
-    if newer.epoch == held.epoch and newer.hash != held.hash and names:
-        raise ForkError(
-            f"members signed for two certificates of epoch {held.epoch}", rule="SPK-2", evidence=(held.hash, newer.hash)
-        )
-    earlier = newer if claim.earlier is None else claim.earlier.outline
-    if earlier.hash != held.hash:
+    hashes = [step.outline.hash for step in claim.steps]
+    if held.hash not in hashes:
+        _refuse(belief, claim, naming)
+    at = hashes.index(held.hash)
+    if at == len(hashes) - 1:
+        members = claim.steps[at].members
+        return _with_more(belief, len(naming[at].intersection(members)), len(members))
+    for place in range(at + 1, len(hashes)):
+        lacking = _lacking(claim.steps[place - 1], claim.steps[place], naming[place])
+        if lacking and place == at + 1:
+            raise IncompleteError(lacking, epoch=claim.steps[place].outline.epoch, rule="SPK-2")
+        if lacking:
+            break
+        voices = claim.steps[place - 1].electorate
+        belief = Belief(claim.steps[place].outline, len(naming[place] & voices), len(voices))
+    return belief
+
+
+def _with_more(belief: Belief, named_count: int, of_count: int) -> Belief:
+    """Return the same certificate, believed on more members' word than before if these are."""
+    is_more = 2 * named_count > of_count and named_count > belief.named_count
+    return Belief(belief.outline, named_count, of_count) if is_more else belief
+
+
+def _lacking(before: Step, step: Step, naming: frozenset[bytes]) -> str:
+    """Return what keeps a certificate from being settled, or "": its steward's name, or those of half (EPO-5)."""
+    voices, steward = before.electorate, step.outline.steward
+    count, number = len(voices & naming), step.outline.epoch
+    # Half with the steward: more cannot be asked for, since an epoch may go on with half. Without one, more than half.
+    if 2 * count < len(voices) or (steward == NO_MEMBER and 2 * count == len(voices)):
+        return f"{count} of {len(voices)} members have named the certificate of epoch {number}, want at least half"
+    if steward not in (NO_MEMBER, *naming):
+        return f"the steward of epoch {number} has not named its certificate"
+    return ""
+
+
+def _refuse(belief: Belief, claim: NamedClaim, naming: Sequence[frozenset[bytes]]) -> NoReturn:
+    """Refuse steps in which the certificate that is believed is not.
+
+    They are evidence only where another certificate of its epoch is settled: one that was given up may have had names.
+    """
+    held, first = belief.outline, claim.steps[0].outline
+    second = claim.steps[1] if len(claim.steps) > 1 and first.hash == held.previous else None
+    if second is not None and not _lacking(claim.steps[0], second, naming[1]):
+        other = second.outline
+        if belief.of_count:
+            raise ForkError(
+                f"members signed for two certificates of epoch {held.epoch}",
+                rule="SPK-2",
+                evidence=(held.hash, other.hash),
+            )
         raise LinkError(
-            f"that is shown to follow the certificate {earlier.hash.hex()[:8]} of epoch {earlier.epoch},"
-            f" and held is {held.hash.hex()[:8]} of epoch {held.epoch}",
+            f"members signed for the certificate {other.hash.hex()[:8]} of epoch {held.epoch}, and held on a person's"
+            f" word is {held.hash.hex()[:8]}",
             rule="SPK-2",
+            hint="a certificate that was complete and not closed can be given up: begin a spark with the other's hash",
         )
-    if 2 * len(names) <= held.member_count:
-        raise IncompleteError(
-            f"{len(names)} of {held.member_count} members have named the certificate of epoch {newer.epoch},"
-            " want more than half",
-            epoch=newer.epoch,
-            rule="SPK-2",
-        )
-    return Belief(newer, len(names), held.member_count)
+    raise LinkError(
+        f"that goes on from the certificate {first.hash.hex()[:8]} of epoch {first.epoch},"
+        f" and held is {held.hash.hex()[:8]} of epoch {held.epoch}",
+        rule="SPK-2",
+    )
 
 
 def require_under(belief: Belief, proof: Proof) -> None:

@@ -15,11 +15,12 @@ Source:
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from klal.errors import DamagedError
-from klal.model.acts import Certify, Close, Expel, Retire, Word, decode_acts
+from klal.model.acts import Certify, Close, Expel, Retire, Take, Word, decode_acts
 from klal.model.acts import Join as JoinAct
 from klal.model.certificate import (
     CERTIFICATE_SIZE_MAX,
@@ -47,11 +48,12 @@ from klal.rules.closing import (
     Vector,
     covers,
     cut_of,
+    has_half,
     steward_of,
     uncounted,
     undoes,
 )
-from klal.rules.membership import Past, fault_of, may_name
+from klal.rules.membership import FIRST_ELECTORATE_MIN, Electorate, Past, fault_of, may_name, members_of
 from klal.rules.merge import ChangeRef
 from klal.store.apply import Applier, Closed
 from klal.store.base import PutDownError, open_base
@@ -207,46 +209,75 @@ class Epochs:
         if previous.epoch >= 0:
             yield previous.members
         elif take is not None:
-            yield self.electorate(0, self._history.vector(take.change))
+            yield sorted(members_of(self.electorate(0, self._history.vector(take.change))))
         else:
-            yield from self._seen_by_founder(lengths)
+            yield from self._met_by_founder(lengths)
 
     def steward(self, epoch: int) -> bytes:
         """Return the steward of an epoch as it stands here; empty bytes when vacant, or where nobody can know yet."""
         if epoch < self.open_epoch:
             return self._applier.closed[epoch].cut.steward
-        if epoch > len(self._applier.closed):
-            return b""
-        return steward_of(self.cut_before(epoch), self.words.said(epoch), self.founder)
+        return b"" if epoch > len(self._applier.closed) else self.steward_in_force(epoch)
 
-    def electorate(self, epoch: int, within: Vector) -> tuple[bytes, ...]:
-        """Return who may vote in an epoch, as a past has it (EPO-9).
+    def electorate(self, epoch: int, within: Vector | None = None) -> Electorate:
+        """Return who may vote in an epoch, as a past has it, or all that is applied here (EPO-9).
 
         Those whom the epoch before has counted; in the first, whom the founder is known to have met.
         """
         if epoch:
-            return self.chain(within)[epoch - 1].cut.members
-        found = {self.founder}
-        for log in self._history.logs.values():
-            if log.member_id == self.founder and within.get(log.log, 0):
-                seen = self._history.vector(ChangeRef(log.log, within[log.log] - 1))
-                found |= {self._history.logs[index].member_id for index in seen}
-        return tuple(sorted(found))
+            return (self.chain(within)[epoch - 1].cut.members,)
+        return tuple(self._met_by_founder(self._history.applied_lengths() if within is None else within))
 
-    def _seen_by_founder(self, lengths: Vector) -> Iterator[Sequence[bytes]]:
-        """Yield the members that the founder met, in the order it met them in, those it met at once together."""
+    def _met_by_founder(self, lengths: Vector) -> Iterator[Sequence[bytes]]:
+        """Yield the members that the founder met in epoch 0, in the order it met them in, those met at once together.
+
+        What it met after its Close does not count: that could give an election to members the epoch has not counted.
+        """
         met: dict[bytes, int] = {self.founder: -1}
         for log in self._history.logs.values():
             if log.member_id == self.founder:
                 rows = self._connection.execute(
                     "SELECT past_log, min(seq) FROM klal_past WHERE log = ? AND seq < ? GROUP BY past_log",
-                    (log.log, lengths.get(log.log, 0)),
+                    (log.log, self._first_epoch_stop(log, lengths.get(log.log, 0))),
                 ).fetchall()
                 for index, seq in rows:
                     member_id = self._history.logs[index].member_id
                     met[member_id] = min(met.get(member_id, seq), seq)
         for when in sorted(set(met.values())):
             yield sorted(member_id for member_id, seq in met.items() if seq == when)
+
+    def _first_epoch_stop(self, log: Log, length: int) -> int:
+        """Return where the changes of epoch 0 end among the first `length` of a log: epochs never fall along one."""
+        seqs = range(log.start, length)
+        epoch_of = partial(self._epoch_of, log.log)
+        return log.start + bisect_right(seqs, 0, key=epoch_of)
+
+    def _epoch_of(self, log: int, seq: int) -> int:
+        return self._history.read(ChangeRef(log, seq)).header.epoch
+
+    # -- who has put their name to it ------------------------------------------------------
+
+    def settled_count(self, named: Mapping[bytes, int]) -> int:
+        """Return of how many epochs, from the first on, nothing honest can give up the certificate any more (EPO-5).
+
+        The steward of each has put its name to it, and so says nothing of the epoch any more; and so many others have
+        that nobody else can be elected.
+
+        Args:
+            named: member id -> the newest epoch whose certificate here it has put its name to.
+        """
+        for epoch, closed in enumerate(self._applier.closed):
+            naming = {member_id for member_id, newest in named.items() if newest >= epoch}
+            steward = self.steward_in_force(epoch)
+            size_min = 1 if epoch else FIRST_ELECTORATE_MIN
+            is_named = not steward or steward in naming
+            if not is_named or self.needs_word(closed) or not has_half(naming, self.electorate(epoch), size_min):
+                return epoch
+        return self.next_epoch
+
+    def steward_in_force(self, epoch: int) -> bytes:
+        """Return who may speak about an epoch that is complete here or next, by everything that is applied here."""
+        return steward_of(self.cut_before(epoch), self.words.said(epoch), self.founder)
 
     # -- certificates in a past ----------------------------------------------------------
 
@@ -269,7 +300,7 @@ class Epochs:
 
     def _is_plain(self, epoch: int) -> bool:
         """True while an epoch can come to one certificate only."""
-        if any(isinstance(each.act, Retire | Expel | Certify) for each in self.words.said(epoch).words):
+        if any(isinstance(each.act, Retire | Expel | Certify | Take) for each in self.words.said(epoch).words):
             return False
         return not self.words.is_repeated(epoch) or self._is_closed_once(self.words.closes(epoch).values())
 
@@ -342,25 +373,25 @@ class Epochs:
         """True when this certificate stands for good only once the steward has named it (EPO-8)."""
         return not self._is_plain(closed.cut.epoch) and self.word_of(closed) is None
 
-    def nameable(self, member_id: bytes, named_by: Callable[[int], set[bytes]]) -> bytes:
-        """Return the newest certificate that a member may put its name to, or 32 zero bytes (EPO-9).
+    def nameable(self, member_id: bytes, named: Mapping[bytes, int]) -> int:
+        """Return the newest epoch whose certificate here a member may put its name to, or -1 (EPO-8, EPO-9).
 
         Args:
             member_id: Whose name.
-            named_by: Gives the members whose receipts name the certificate of an epoch, or a later one.
+            named: member id -> the newest epoch whose certificate here it has put its name to.
         """
-        found = NO_CERTIFICATE
-        for closed in self._applier.closed:
-            epoch = closed.cut.epoch
-            votes = self.words.votes(epoch)
-            take = self.words.said(epoch).take()
-            electorate = self.electorate(epoch, self._history.applied_lengths()) if votes else ()
-            named = named_by(epoch).intersection(electorate) if votes else ()
-            is_free = may_name(votes, member_id, take, named, electorate)
-            if not is_free or self.needs_word(closed):
-                break
-            found = closed.certificate_hash
-        return found
+        for epoch, closed in enumerate(self._applier.closed):
+            if self.needs_word(closed) or not self.may_name(epoch, member_id, named):
+                return epoch - 1
+        return self.next_epoch - 1
+
+    def may_name(self, epoch: int, member_id: bytes, named: Mapping[bytes, int]) -> bool:
+        """True when a member's votes let it put its name to a certificate of an epoch (EPO-9)."""
+        votes = self.words.votes(epoch)
+        if not votes:
+            return True
+        naming = {each for each, newest in named.items() if newest >= epoch}
+        return may_name(votes, member_id, self.words.said(epoch).take(), naming, members_of(self.electorate(epoch)))
 
     def advance(self) -> bool:
         """Make the certificates that are due here, and unmake those that no longer stand; True if any changed."""
@@ -417,24 +448,26 @@ class Epochs:
         for number, act in enumerate(acts):
             if isinstance(act, Word):
                 past = past or self._past(ref)
-                yield number, act, fault_of(act, member_id, closes, past), past.steward == member_id
+                yield number, act, fault_of(act, member_id, closes, past), past.steward_in(past.epoch) == member_id
 
     def _past(self, ref: ChangeRef) -> Past:
         """Return what a change had seen, as far as words are judged by it."""
         within = dict(self._history.vector(ref))
         within[ref.log] = ref.seq
         chain = self.chain(within)
+
+        def steward_in(epoch: int) -> bytes:
+            previous = chain[epoch - 1].cut if epoch else closing.NOTHING
+            return steward_of(previous, self.words.said(epoch, within), self.founder)
+
         # An epoch whose certificate its steward has yet to name is open still for words: the steward may be lost.
-        epoch = len(self._decided(chain, within))
-        said = self.words.said(epoch, within)
         return Past(
-            epoch,
-            steward_of(chain[epoch - 1].cut if epoch else closing.NOTHING, said, self.founder),
+            len(self._decided(chain, within)),
+            steward_in,
             partial(self.electorate, within=within),
             partial(self.words.votes, within=within),
             {self._history.logs[index].member_id for index, length in within.items() if length},
             [each.certificate_hash for each in chain],
-            [each.cut.steward for each in chain],
         )
 
     def _keep_word(self, word: Certify) -> None:
@@ -560,7 +593,9 @@ class Epochs:
         heads = tuple(CutHead(log_id, head.length, head.head_hash) for log_id, head in frontier.heads.items())
         witness = tuple(self._witness(names[member], cut.closes[member], cut) for member in cut.counted)
         word = self.word_of(Closed(body.hash, cut, payload_size))
-        words = () if word is None else (self._witness(names[word.member_id], word.change, cut),)
+        # One elected when the epoch was complete is not named in the body: its word says nothing to who has the file.
+        is_shown = word is not None and word.member_id == cut.steward
+        words = (self._witness(names[word.member_id], word.change, cut),) if word and is_shown else ()
         return Certificate(body, heads, witness, words)
 
     def _rows_known(self, cut: Cut) -> RowsRoot | None:

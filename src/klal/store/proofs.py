@@ -18,12 +18,11 @@ from msgspec.structs import replace
 from klal.errors import IncompleteError, UsageError
 from klal.model.certificate import Certificate
 from klal.model.codec import tree_leaf, tree_root
-from klal.model.merkle import consistency_path, inclusion_path
+from klal.model.merkle import inclusion_path
 from klal.model.payload import part_leaves, slices_of
 from klal.model.proof import (
     AbsenceClaim,
     ChangeClaim,
-    Earlier,
     Later,
     MemberClaim,
     NamedClaim,
@@ -31,6 +30,7 @@ from klal.model.proof import (
     RowClaim,
     RowLeaf,
     Slice,
+    Step,
     TableNode,
     key_of,
     key_order,
@@ -210,8 +210,7 @@ def prove_named(store: Store, epoch: int | None, since: int | None) -> Proof:
 
     Args:
         epoch: Of the certificate.
-        since: An epoch before: the members are then those that it counted, and the newer
-            certificate is shown to go on from its chain.
+        since: An epoch before: the certificates from there on are shown, each with its members.
 
     Raises:
         IncompleteError: No such certificate here.
@@ -220,15 +219,18 @@ def prove_named(store: Store, epoch: int | None, since: int | None) -> Proof:
     under = certified(store, epoch)
     if since is not None and not 0 <= since < under.epoch:
         raise UsageError(f"epoch {since} is not before epoch {under.epoch}")
-    counting = under if since is None else certified(store, since)
-    earlier = None
-    if since is not None:
-        chain = _chain(store, under.epoch)
-        earlier = Earlier(counting.body.outline, inclusion_path(chain, since), consistency_path(chain, since))
-    members = tuple(witness.member.member_id for witness in counting.witness)
+    first = under.epoch if since is None else since
+    steps = [_step(certified(store, number)) for number in range(first, under.epoch + 1)]
+    heard = {member_id for step in steps for member_id in (*step.members, step.outline.steward)}
+    hashes = {step.outline.hash for step in steps}
     receipts = sorted(
         (receipt.body, receipt.signature)
         for receipt in store.knowledge.receipts().values()
-        if receipt.statement.certificate == under.hash and receipt.statement.member_id in set(members)
+        if receipt.statement.certificate in hashes and receipt.statement.member_id in heard
     )
-    return Proof(under.body.outline, None, NamedClaim(earlier, members, tuple(receipts)))
+    return Proof(under.body.outline, None, NamedClaim(tuple(steps), tuple(receipts)))
+
+
+def _step(certificate: Certificate) -> Step:
+    members = tuple(witness.member.member_id for witness in certificate.witness)
+    return Step(certificate.body.outline, members, certificate.body.gone)

@@ -30,7 +30,7 @@ from klal.model.acts import (
 )
 from klal.model.codec import NAME_LENGTH_MAX
 from klal.model.header import NO_CERTIFICATE
-from klal.rules.membership import choices, taken_round, tally
+from klal.rules.membership import choices, is_elected, members_of, taken_round, tally
 from klal.store.history import Log
 from klal.store.store import Store
 
@@ -159,42 +159,65 @@ class Stewardship:
         return epoch
 
     def support(self, candidate: bytes) -> Votes:
-        """Give this member's one vote of the newest round to a candidate, and return how things stand (EPO-9)."""
+        """Give this member's one vote of the newest round to a candidate, and return how things stand (EPO-9).
+
+        Where the steward of an earlier epoch closed it and was never heard to name its certificate, and the candidate
+        was, it is supported there too: once it has taken that place, nothing that steward says can undo the epoch.
+        """
         self._require_standing()
         epoch = self._epochs.open_epoch
-        me = self._store.member_id
         within = self._store.history.applied_lengths()
-        if me not in self._epochs.electorate(epoch, within):
+        electorate = members_of(self._epochs.electorate(epoch, within))
+        if self._store.member_id not in electorate:
             raise UsageError(
                 f"this member has no vote in epoch {epoch}",
                 rule="EPO-9",
                 hint="those vote whom the epoch before counted; in epoch 0, whom a change of the founder's has seen",
             )
-        if self._epochs.steward(epoch) == candidate and taken_round(self._epochs.words.said(epoch).take()):
-            return self.votes()
-        if self._has_named(epoch):
-            raise UsageError(f"this member has put its name to a certificate of epoch {epoch}", rule="EPO-9")
-        number = self._round_for(candidate, epoch)
-        mine = choices(self._epochs.words.votes(epoch)).get(me, {})
-        if mine.get(number) == candidate:
-            return self.votes()
-        if epoch == 0 and number > 1:
-            raise UsageError("epoch 0 has one round, and this member has voted in it", rule="EPO-9")
-        self._say(Support(epoch, number, candidate))
-        self.do_duties()
+        if candidate not in electorate:
+            raise UsageError(f"nobody can be elected in epoch {epoch} but who has a vote in it", rule="EPO-9")
+        named = self._store.named()
+        said = [
+            self._vote(candidate, number)
+            for number in range(min(epoch, named.get(candidate, -1) + 1))
+            if named.get(self._epochs.steward_in_force(number) or candidate, -1) < number
+        ]
+        words = [word for word in (*said, self._vote_in_open(candidate, epoch)) if word is not None]
+        if words:
+            self._say(*words)
+            self.do_duties()
         return self.votes()
 
-    def _round_for(self, candidate: bytes, epoch: int) -> int:
-        """Return the round to vote in: the newest, if its place is not taken and this member's vote there is free."""
+    def _vote_in_open(self, candidate: bytes, epoch: int) -> Support | None:
+        if self._epochs.steward(epoch) == candidate and taken_round(self._epochs.words.said(epoch).take()):
+            return None
+        if self._has_named(epoch):
+            raise UsageError(f"this member has put its name to a certificate of epoch {epoch}", rule="EPO-9")
+        word = self._vote(candidate, epoch)
+        if epoch == 0 and word is not None and word.round > 1:
+            raise UsageError("epoch 0 has one round, and this member has voted in it", rule="EPO-9")
+        return word
+
+    def _vote(self, candidate: bytes, epoch: int) -> Support | None:
+        """Return the vote in the newest round, if its place is not taken and this member's vote there is free.
+
+        Else that in the next one; None where this member has given it already, or has no vote in that epoch.
+        """
+        me = self._store.member_id
+        if me not in members_of(self._epochs.electorate(epoch)):
+            return None
         voted = choices(self._epochs.words.votes(epoch))
         newest = max((number for chosen in voted.values() for number in chosen), default=1)
-        is_free = voted.get(self._store.member_id, {}).get(newest, candidate) == candidate
-        return newest if is_free and taken_round(self._epochs.words.said(epoch).take()) < newest else newest + 1
+        mine = voted.get(me, {})
+        is_free = mine.get(newest, candidate) == candidate
+        is_open = taken_round(self._epochs.words.said(epoch).take()) < newest
+        number = newest if is_free and is_open else newest + 1
+        return None if mine.get(number) == candidate else Support(epoch, number, candidate)
 
     def votes(self, epoch: int | None = None) -> Votes:
         """Return who supports whom in the newest round of an epoch, by default the open one."""
         epoch = self._epochs.open_epoch if epoch is None else epoch
-        electorate = self._epochs.electorate(epoch, self._store.history.applied_lengths())
+        electorate = members_of(self._epochs.electorate(epoch))
         rounds = tally(self._epochs.words.votes(epoch), electorate)
         newest = max(rounds, default=0)
         supporters = {candidate: tuple(sorted(voters)) for candidate, voters in rounds.get(newest, {}).items()}
@@ -213,10 +236,19 @@ class Stewardship:
         self._take_if_elected()
         for closed in list(store.applier.closed):
             epoch = closed.cut.epoch
-            if closed.cut.steward == store.member_id and self._epochs.needs_word(closed):
-                if self._is_bound(epoch):
+            if self._epochs.steward_in_force(epoch) == store.member_id and self._epochs.needs_word(closed):
+                if not self._may_certify(epoch):
                     return
                 self._say(Certify(epoch, closed.certificate_hash))
+
+    def _may_certify(self, epoch: int) -> bool:
+        """True when this member's votes leave it free to, and no certificate before it may still be given up.
+
+        Whoever hears of a word that goes on without it counts on that (MEM-7).
+        """
+        named, me = self._store.named(), self._store.member_id
+        own = {**named, me: self._epochs.nameable(me, named)}
+        return self._epochs.may_name(epoch, me, named) and self._epochs.settled_count(own) >= epoch
 
     def _owes_acknowledgement(self, own: Log) -> bool:
         """True when this member had applied work of one who is questioned now, and no change of its own says so yet."""
@@ -227,13 +259,15 @@ class Stewardship:
         return any(log.member_id in questioned or self._epochs.came_late(log) for log in unsaid)
 
     def _take_if_elected(self) -> None:
-        for epoch in range(self._epochs.next_epoch + 1):
+        me, words = self._store.member_id, self._epochs.words
+        for epoch in words.voted():
             if epoch > self._epochs.next_epoch:
                 return  # What was just taken has opened an earlier epoch again.
-            votes = self.votes(epoch)
-            voters = votes.supporters.get(self._store.member_id, ())
-            if len(voters) >= votes.needed and taken_round(self._epochs.words.said(epoch).take()) < votes.round:
-                self._say(Take(epoch, votes.round))
+            electorate = self._epochs.electorate(epoch)
+            votes = words.votes(epoch)
+            newest = max(tally(votes, members_of(electorate)), default=0)
+            if taken_round(words.said(epoch).take()) < newest and is_elected(epoch, newest, me, votes, electorate):
+                self._say(Take(epoch, newest))
 
     def _has_named(self, epoch: int) -> bool:
         """True when a receipt of this member names a certificate of an epoch or a later one."""
@@ -241,11 +275,6 @@ class Stewardship:
         statements = [receipt.statement for receipt in self._store.knowledge.receipts().values()]
         mine = [each.certificate for each in statements if each.member_id == self._store.member_id]
         return any(named not in earlier for named in mine)
-
-    def _is_bound(self, epoch: int) -> bool:
-        """True while this member has voted for another steward of an epoch, who may still win (EPO-9)."""
-        mine = choices(self._epochs.words.votes(epoch)).get(self._store.member_id, {})
-        return max(mine, default=0) > taken_round(self._epochs.words.said(epoch).take())
 
     def _require_standing(self) -> None:
         if self._store.identity is None:

@@ -50,7 +50,7 @@ from klal.model.acts import (
 )
 from klal.model.certificate import Certificate
 from klal.model.codec import EPOCH_MAX, HASH_SIZE, UNIX_MS_MAX, pack, unpack
-from klal.model.header import ACTS_TABLE, header_hash
+from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, header_hash
 from klal.model.keys import INCARNATION_SIZE, SEED_SIZE, SigningKey, log_id_of
 from klal.model.receipt import HeldHead, Statement, make_receipt
 from klal.model.seal import SEAL_EVERY_COUNT, Seal, make_seal
@@ -530,7 +530,7 @@ class Store:
             for index, length in self.history.held_lengths().items()
             if length > self.history.logs[index].applied_length
         ]
-        certificate = self.epochs.nameable(own.member_id, self.naming)
+        epoch = self.epochs.nameable(own.member_id, self.named())
         return Statement(
             own.member_id,
             own.incarnation,
@@ -538,14 +538,20 @@ class Store:
             min(max(self._world.clock.unix_ms(), 0), UNIX_MS_MAX),
             tuple(sorted(heads, key=msgspec.structs.astuple)),
             tuple(sorted(parked, key=msgspec.structs.astuple)),
-            certificate,
+            NO_CERTIFICATE if epoch < 0 else self.applier.closed[epoch].certificate_hash,
             self.copies.statement(own.log_id, own.member_id),
         )
 
-    def naming(self, epoch: int) -> set[bytes]:
-        """Return the members whose receipts name the standing certificate of an epoch, or a later one."""
-        later = {closed.certificate_hash for closed in self.applier.closed[epoch:]}
-        return {voice.member_id for voice in self.knowledge.voices().values() if voice.certificate in later}
+    def named(self) -> dict[bytes, int]:
+        """Return the newest epoch whose certificate here a member's receipts name, by member id."""
+        epochs = {closed.certificate_hash: epoch for epoch, closed in enumerate(self.applier.closed)}
+        found: dict[bytes, int] = {}
+        for voice in self.knowledge.voices().values():
+            # A later certificate is made only upon this one, so naming it names this one too.
+            epoch = epochs.get(voice.certificate, -1)
+            if epoch > found.get(voice.member_id, -1):
+                found[voice.member_id] = epoch
+        return found
 
     def _held_head(self, ref: ChangeRef) -> HeldHead:
         return HeldHead(self.history.logs[ref.log].origin, ref.seq + 1, self.history.hash_at(ref))

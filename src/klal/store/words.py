@@ -133,6 +133,12 @@ class Words:
         votes = [each for each in self._loaded().get(epoch, ()) if isinstance(each.act, Support)]
         return votes if within is None else [each for each in votes if is_seen(within, each.change)]
 
+    def voted(self) -> list[int]:
+        """Return the epochs in which anybody voted, ascending."""
+        return sorted(
+            epoch for epoch, spoken in self._loaded().items() if any(isinstance(each.act, Support) for each in spoken)
+        )
+
     def admitted(self) -> set[bytes]:
         """Return those whom some member admitted."""
         return {each.act.member for each in self._loaded().get(_NO_EPOCH, ()) if isinstance(each.act, Admit)}

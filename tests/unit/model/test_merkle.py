@@ -1,4 +1,4 @@
-"""Hash trees that prove: inclusion and consistency, as RFC 6962 has them. Rule ENC-2."""
+"""Hash trees that prove: inclusion, as RFC 6962 has it. Rule ENC-2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klal.model.codec import tree_leaf, tree_root
-from klal.model.merkle import TreeBuilder, check_consistency, check_inclusion, consistency_path, inclusion_path
+from klal.model.merkle import TreeBuilder, check_inclusion, inclusion_path
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "merkle.json").read_text("utf-8"))
 LEAVES = [tree_leaf(bytes([n])) for n in range(40)]
@@ -47,18 +47,6 @@ def _path(leaves: list[bytes], index: int) -> list[bytes]:
     return [*_path(leaves[k:], index - k), tree_root(leaves[:k])]
 
 
-def _subproof(m: int, leaves: list[bytes], b: bool) -> list[bytes]:
-    """SUBPROOF(m, D[n], b) of RFC 6962 section 2.1.2, word for word."""
-    if m == len(leaves):
-        return [] if b else [tree_root(leaves)]
-    k = 1
-    while k * 2 < len(leaves):
-        k *= 2
-    if m <= k:
-        return [*_subproof(m, leaves[:k], b), tree_root(leaves[k:])]
-    return [*_subproof(m - k, leaves[k:], False), tree_root(leaves[:k])]
-
-
 @pytest.mark.parametrize("size", range(1, 41))
 def test_every_leaf_of_a_tree_is_shown_by_its_path_and_at_no_other_place(size: int) -> None:
     """ENC-2: and by no other leaf, size, path or root."""
@@ -81,34 +69,6 @@ def test_every_leaf_of_a_tree_is_shown_by_its_path_and_at_no_other_place(size: i
             assert not check_inclusion(leaves[index], index, size, wrong, root)
 
 
-@pytest.mark.parametrize("size", range(1, 41))
-def test_every_older_tree_is_shown_to_be_the_beginning_of_a_newer_one(size: int) -> None:
-    """ENC-2: and no other tree is."""
-    for old in range(size + 1):
-        path = consistency_path(LEAVES[:size], old)
-
-        assert check_consistency(old, size, path, ROOTS[old], ROOTS[size])
-        if 0 < old < size:
-            assert list(path) == _subproof(old, LEAVES[:size], True)
-            for at in range(len(path)):
-                wrong = (*path[:at], bytes(32), *path[at + 1 :])
-                assert not check_consistency(old, size, wrong, ROOTS[old], ROOTS[size])
-            assert not check_consistency(old, size, path[:-1], ROOTS[old], ROOTS[size])
-        assert not check_consistency(old, size, (*path, bytes(32)), ROOTS[old], ROOTS[size])
-        assert not check_consistency(old, size, path, bytes(32), ROOTS[size])
-        assert old == 0 or not check_consistency(old, size, path, ROOTS[old], bytes(32))
-        assert not check_consistency(size + 1, size, path, ROOTS[old], ROOTS[size])
-
-
-def test_a_history_rewritten_in_the_middle_is_consistent_with_nothing_before() -> None:
-    """T23: whatever path is offered that a true tree of either history gives."""
-    other = [*LEAVES[:5], tree_leaf(b"another"), *LEAVES[6:20]]
-
-    for old in range(6, 20):
-        path = consistency_path(other, old)
-        assert not check_consistency(old, 20, path, ROOTS[old], tree_root(other))
-
-
 @given(st.integers(0, 70_000))
 def test_a_tree_built_leaf_by_leaf_is_the_tree(size: int) -> None:
     """ENC-2: the builder keeps one hash for each 16,384 leaves."""
@@ -128,6 +88,3 @@ def test_the_vectors_of_paths_check() -> None:
     for each in VECTORS["inclusion"]:
         path = [bytes.fromhex(h) for h in each["path"]]
         assert check_inclusion(leaves[each["index"]], each["index"], each["size"], path, roots[each["size"]])
-    for each in VECTORS["consistency"]:
-        path = [bytes.fromhex(h) for h in each["path"]]
-        assert check_consistency(each["old_size"], each["size"], path, roots[each["old_size"]], roots[each["size"]])
