@@ -17,6 +17,7 @@ from functools import cached_property
 from klal.coverage import Coverage, MemberStatus, Missing, Waiting
 from klal.errors import IncompleteError, UsageError
 from klal.model.frontier import Frontier, Head
+from klal.model.header import NO_CERTIFICATE
 from klal.reports import ChangeId, Holders
 from klal.rules.coverage import (
     Gap,
@@ -99,14 +100,19 @@ class Holding:
     @cached_property
     def others(self) -> list[Share]:
         """What other members signed for."""
+        return self._store.knowledge.shares(self.cuts, but=self._me)
+
+    @cached_property
+    def cuts(self) -> dict[bytes, dict[bytes, int]]:
+        """Log id -> length in the cut of each certificate that receipts speak of and that stands here, by its hash."""
         ids = {index: log.log_id for index, log in self._history.logs.items()}
-        compacted = {voice.copy.compacted for voice in self._store.knowledge.voices().values()}
-        cuts = {
+        voices = self._store.knowledge.voices().values()
+        spoken_of = {name for voice in voices for name in (voice.certificate, voice.copy.compacted)}
+        return {
             closed.certificate_hash: {ids[index]: length for index, length in closed.cut.lengths.items()}
             for closed in self._store.applier.closed
-            if closed.certificate_hash in compacted
+            if closed.certificate_hash in spoken_of
         }
-        return self._store.knowledge.shares(cuts, but=self._me)
 
     @cached_property
     def mine(self) -> Share:
@@ -144,6 +150,16 @@ class Holding:
     def branches(self) -> set[tuple[bytes, bytes]]:
         """(log id, member id) where a member signed for another branch of a log than the one here."""
         return self._store.knowledge.other_branches()
+
+    @cached_property
+    def beyond(self) -> frozenset[bytes]:
+        """Members who name a certificate that does not stand here: nobody here knows how much that one holds (COV-3).
+
+        Of those who are gone it may be one that was given up, and they need not come back to say so.
+        """
+        known = {closed.certificate_hash for closed in self._store.applier.closed} | {NO_CERTIFICATE}
+        voices = self._store.knowledge.voices().values()
+        return frozenset(each.member_id for each in voices if each.certificate not in known) - self.standings.keys()
 
     @cached_property
     def stable(self) -> dict[bytes, int]:
@@ -205,7 +221,7 @@ class Holding:
             root = self._history.frontier().root()
             cut = Extent("everything known", None, {}, {}, root, is_open=self.is_alone)
             logs, found = self.held, self.gaps
-            is_missing = bool(found or self.branches)
+            is_missing = bool(found or self.branches or self.beyond)
         else:
             logs = self._logs_of(cut)
             found = self._gaps(logs)

@@ -67,7 +67,7 @@ class Observer:
         replica = self.fleet[name]
         store = replica._store
         coverage, status, stable = replica.coverage(), replica.status(), replica.stable()
-        me = store.member_id
+        me, cuts = store.member_id, replica._survey().cuts
 
         # Of itself: counted again from the file's bytes, under seals or written here.
         sealed, payloads, lines = stored_counts(replica.path)
@@ -92,7 +92,7 @@ class Observer:
             assert all(log.payload_length == log.length for log in here.values())
 
         # Of others: never more than the member ever held.
-        for share in store.knowledge.shares({}):
+        for share in store.knowledge.shares(cuts):
             for member in share.members:
                 for log_id, length in share.lengths.items():
                     assert length <= self.truth.get(member, {}).get(log_id, 0), (name, log_id.hex()[:8])
@@ -108,7 +108,7 @@ class Observer:
             assert found.holder_count == len(found.holders) == len(set(found.holders)) <= len(members)
             assert found.is_stable <= (len(found.holders) == len(members))
         for log, seqs in replica._survey().only_here():
-            for share in store.knowledge.shares({}, but=me):
+            for share in store.knowledge.shares(cuts, but=me):
                 assert share.lengths.get(log.log_id, 0) <= seqs.start
 
         # Complete: every counted member has finished it, and every payload of it is here.
@@ -122,9 +122,9 @@ class Observer:
 
         # More contact never lowers what is known, and nothing remembered differs from a fresh look.
         fresh = Knowledge(store.connection, store.history)
-        assert fresh.shares({}) == store.knowledge.shares({})
+        assert fresh.shares(cuts) == store.knowledge.shares(cuts)
         assert fresh.named() == store.knowledge.named()
-        claims = {member: share.lengths for share in store.knowledge.shares({}) for member in share.members}
+        claims = {member: share.lengths for share in store.knowledge.shares(cuts) for member in share.members}
         figures = coverage.held, coverage.payloads_held, coverage.known
         past = self.before.get(name)
         if past is not None:

@@ -1,7 +1,9 @@
 """A receipt: signed and numbered, outside the logs: this I durably hold.
 
 Not the receipts of COSE or SCITT. Receipts never cause receipts, and only the newest of
-each log counts, so a fleet of n replicas keeps n of them.
+each log counts, so a fleet of n replicas keeps n of them. What lies in the cut of the
+certificate that one names is not listed again: n replicas that closed their books and rest
+would name n heads each.
 
 Source:
     Protocol spec section 8, rules RCP-1 to RCP-4.
@@ -21,6 +23,7 @@ from klal.model.keys import INCARNATION_SIZE, MEMBER_ID_SIZE, SigningKey, check_
 _TAG = "klal/receipt/1"
 RECEIPT_SIZE_MAX = (1 << 20) - 4096  # One receipt and its frame's head fit FRAME_SIZE_MAX.
 NONCE_SIZE = 16
+HEAD_COUNT_MAX = 4096  # Of the applied, and of the parked: with all else that a receipt can hold they fit into one.
 PROOF_COUNT_MAX = 256  # Each costs its giver one reading of all payloads.
 KEEPER_COUNT_MAX = 256
 
@@ -97,10 +100,10 @@ class Statement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         member_id, incarnation: together they name the log whose replica speaks.
         number: rises with every receipt of that log; the greatest counts (RCP-2).
         unix_ms: the speaker's clock, an annotation.
-        heads: maximal applied headers; the speaker holds each with all its past, payloads included
-            but for what `copy` leaves out.
+        heads: maximal applied headers outside the cut of `certificate`; the speaker holds each with all its past,
+            payloads included but for what `copy` leaves out.
         parked: prefixes held with payloads but waiting; their own log only.
-        certificate: newest certificate the speaker computed, or 32 zero bytes.
+        certificate: newest certificate the speaker computed and may name, or 32 zero bytes; it holds its cut.
         copy: what of old payloads it does not hold, asks others for, and has shown that it holds.
     """
 
@@ -146,6 +149,7 @@ class Receipt:
                 for head in (*statement.heads, *statement.parked)
             )
             and statement.copy.is_right
+            and max(len(statement.heads), len(statement.parked)) <= HEAD_COUNT_MAX
         )
         if not sizes_are_right:
             raise MalformedError("receipt has a field of a wrong size", rule="RCP-1")

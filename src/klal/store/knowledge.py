@@ -16,7 +16,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -234,27 +234,32 @@ class Knowledge:
 
     # -- who is known to hold it ------------------------------------------------------------
 
-    def shares(self, cuts: Mapping[bytes, Mapping[bytes, int]], *, but: bytes | None = None) -> list[Share]:
+    def shares(self, cuts: Mapping[bytes, Lengths], *, but: bytes | None = None) -> list[Share]:
         """Return what members signed for, those who signed for the same together.
 
         Args:
-            cuts: Certificate hash -> log id -> length, of the epochs known here. Of a replica that is
-                compacted below another, no payload is known to be held.
+            cuts: Certificate hash -> log id -> length, of the epochs known here. Who names one holds its cut, which its
+                receipt does not list again. Of a replica that is compacted below another, no payload is known to be
+                held.
             but: A member to leave out: one's own holdings are counted from bytes, not words.
         """
         reading = self._read()
-        said: dict[bytes, set[tuple[Text, bytes]]] = {}
+        said: dict[bytes, set[tuple[Text, bytes, bytes]]] = {}
         for log_id, voice in self._voices.items():
             if voice.member_id != but:
-                said.setdefault(voice.member_id, set()).add((self._texts[log_id], voice.copy.compacted))
-        together: dict[tuple[tuple[Text, bytes], ...], list[bytes]] = {}
+                word = self._texts[log_id], voice.certificate, voice.copy.compacted
+                said.setdefault(voice.member_id, set()).add(word)
+        together: dict[tuple[tuple[Text, bytes, bytes], ...], list[bytes]] = {}
         for member_id, words in said.items():
             together.setdefault(tuple(sorted(words)), []).append(member_id)
         found = []
         for alike, members in together.items():
-            lengths = _union([reading.lengths[text] for text, _ in alike])
-            compacted = [(reading.lengths[text], certificate) for text, certificate in alike]
-            found.append(Share(tuple(sorted(members)), lengths, _bare(lengths, compacted, cuts)))
+            held = [
+                (_union([reading.lengths[text], cuts.get(certificate, {})]), compacted)
+                for text, certificate, compacted in alike
+            ]
+            lengths = _union([each for each, _ in held])
+            found.append(Share(tuple(sorted(members)), lengths, _bare(lengths, held, cuts)))
         return sorted(found, key=lambda share: share.members)
 
     def other_branches(self) -> set[tuple[bytes, bytes]]:
@@ -366,7 +371,7 @@ class Knowledge:
 
 
 def _bare(
-    lengths: Lengths, words: list[tuple[Lengths, bytes]], cuts: Mapping[bytes, Mapping[bytes, int]]
+    lengths: Lengths, words: list[tuple[Lengths, bytes]], cuts: Mapping[bytes, Lengths]
 ) -> dict[bytes, tuple[range, ...]]:
     """Return the stretches below `lengths` that none of these words says to be held with payloads."""
     if all(certificate == NO_CERTIFICATE for _, certificate in words):
@@ -390,13 +395,14 @@ def _bare(
     return found
 
 
-def _union(several: list[Lengths]) -> Lengths:
+def _union(several: Sequence[Lengths]) -> Lengths:
     """Return the greatest length of each log; one alone is given as it is, and is not to be changed."""
     if len(several) == 1:
         return several[0]
-    found: Lengths = {}
+    longest = max(several, key=len, default={})
+    found = dict(longest)
     for lengths in several:
-        for log_id, length in lengths.items():
+        for log_id, length in lengths.items() if lengths is not longest else ():
             if length > found.get(log_id, 0):
                 found[log_id] = length
     return found

@@ -52,7 +52,7 @@ from klal.model.certificate import Certificate
 from klal.model.codec import EPOCH_MAX, HASH_SIZE, UNIX_MS_MAX, pack, unpack
 from klal.model.header import ACTS_TABLE, NO_CERTIFICATE, header_hash
 from klal.model.keys import INCARNATION_SIZE, SEED_SIZE, SigningKey, log_id_of
-from klal.model.receipt import HeldHead, Statement, make_receipt
+from klal.model.receipt import HEAD_COUNT_MAX, HeldHead, Statement, make_receipt
 from klal.model.seal import SEAL_EVERY_COUNT, Seal, make_seal
 from klal.model.ticket import TICKET_SIZE_MAX, Ticket, encode_ticket
 from klal.ports import Clock, Entropy
@@ -524,20 +524,22 @@ class Store:
             self.knowledge.keep(own.log.log_id, make_receipt(self.identity.key, self.space_id, statement))
 
     def _statement(self, own: Log, number: int) -> Statement:
-        heads = [self._held_head(ref) for ref in self.history.maximal_heads({})]
         parked = [
             self._held_head(ChangeRef(index, length - 1))
             for index, length in self.history.held_lengths().items()
             if length > self.history.logs[index].applied_length
         ]
         epoch = self.epochs.nameable(own.member_id, self.named())
+        cut = self.applier.closed[epoch].cut.lengths if epoch >= 0 else {}
+        heads = [self._held_head(ref) for ref in self.history.maximal_heads(cut)]
         return Statement(
             own.member_id,
             own.incarnation,
             number,
             min(max(self._world.clock.unix_ms(), 0), UNIX_MS_MAX),
-            tuple(sorted(heads, key=msgspec.structs.astuple)),
-            tuple(sorted(parked, key=msgspec.structs.astuple)),
+            # What does not fit is claimed later: a word less is never a false one.
+            tuple(sorted(heads, key=msgspec.structs.astuple)[:HEAD_COUNT_MAX]),
+            tuple(sorted(parked, key=msgspec.structs.astuple)[:HEAD_COUNT_MAX]),
             NO_CERTIFICATE if epoch < 0 else self.applier.closed[epoch].certificate_hash,
             self.copies.statement(own.log_id, own.member_id),
         )
