@@ -14,7 +14,7 @@ help:
 	@echo "make check   lint, format, types, floors, pages, then the tests: what CI runs"
 	@echo "make bench   the benchmarks, results in bench/results"
 	@echo "make soak    the laws with many more examples, and the kill test"
-	@echo "make mutants deliberate faults in merge and apply, each of which some test must catch"
+	@echo "make mutants deliberate faults in merge, apply and closing, each of which some test must catch"
 	@echo "make rules   every rule of the spec, with the tests that bear its id"
 	@echo "make clean   remove what the other targets made"
 

@@ -506,3 +506,37 @@ def test_a_fork_below_the_packed_cut_is_found_and_both_branches_go_on(tmp_path):
         all_agree(fleet, lambda replica: answers_of(replica)[:3])
         for replica in fleet.replicas.values():
             replica.verify()
+
+
+def copy_of(fleet, name):
+    store = fleet[name]._store
+    return store.knowledge.receipt(store.writer.own.log.log_id).statement.copy
+
+
+def test_an_answer_is_given_once_and_goes_with_its_question(fleet):
+    """CMP-10: however often they meet, and a question with another nonce is answered anew."""
+    with pytest.raises(IncompleteError):
+        fleet["ana"].compact(keep=2)
+    fleet.gather(NAMES)
+    (first,) = copy_of(fleet, "ben").proofs
+    assert first.log_id == fleet["ana"].log_id
+    fleet["ben"].execute("INSERT INTO bird VALUES('more', 1, NULL)")
+    fleet.gather(NAMES)
+    assert copy_of(fleet, "ben").proofs == (first,)
+
+    store = fleet["ana"]._store
+    with store.writing():
+        store.copies.ask(first_question(fleet).certificate, bytes(16))
+    fleet.gather(NAMES)
+    (second,) = copy_of(fleet, "ben").proofs
+    assert (second.nonce, second.digest != first.digest) == (bytes(16), True)
+
+    with store.writing():
+        store.copies.withdraw()
+    fleet.gather(NAMES)
+    assert copy_of(fleet, "ben").proofs == copy_of(fleet, "cal").proofs == ()
+
+
+def first_question(fleet):
+    (question,) = copy_of(fleet, "ana").questions
+    return question

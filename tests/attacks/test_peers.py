@@ -17,8 +17,10 @@ from klal.model.payload import Kind, Segment, encode_segment, part_root
 from klal.model.receipt import HeldHead, Statement, make_receipt
 from klal.model.seal import make_seal
 from klal.model.ticket import decode_ticket
+from klal.store import intake
 from klal.sync.station import PartSlice, Receipts, Run
 from tests.helpers.fleet import START_MS, Fleet, answers_of
+from tests.helpers.many import Many
 
 SALT = bytes(SALT_SIZE)
 
@@ -297,6 +299,32 @@ def test_a_flood_of_strangers_is_not_stored(fleet):
     assert answers_of(fleet["ana"]) == before
     assert logs == 2
     honest_go_on(fleet)
+
+
+def test_headers_of_strangers_wait_up_to_a_bound_and_may_come_again(fleet, monkeypatch):
+    """MEM-4 T16: one more is refused and named; whoever is let in, and the end of the session, frees their room."""
+    store = fleet["ana"]._store
+    many = Many(store, decode_ticket(fleet["ana"].invite(use_count_max=9)))
+    first, second, third = (many.newcomer(number) for number in range(3))
+    room = sum(map(len, first.run.headers))
+    monkeypatch.setattr(intake, "STRANGER_SIZE_MAX", 2 * room)
+
+    with store.writing():
+        for newcomer in (first, second):
+            store.intake.take_run(newcomer.run)
+        with pytest.raises(RefusedError) as caught:
+            store.intake.take_run(third.run)
+        assert caught.value.rule == "MEM-4"
+        join = first.join
+        store.intake.take_slice(join.log_id, join.seq, join.table_id, join.index, join.data)
+        store.intake.take_run(third.run)
+        assert len(list(store.intake.waiting())) == 2
+    store.intake.forget()
+    assert list(store.intake.waiting()) == []
+    with store.writing():
+        for newcomer in (second, third):
+            store.intake.take_run(newcomer.run)
+    assert store.connection.execute("SELECT count(*) FROM klal_log WHERE length > 0").get == 3
 
 
 def test_a_ticket_signed_by_nobody_lets_nobody_in(fleet):

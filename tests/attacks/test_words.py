@@ -113,3 +113,29 @@ def test_a_verdict_that_was_changed_in_the_file_is_found(fleet, sql):
 
     with pytest.raises(RefusedError):
         fleet["ana"].verify()
+
+
+def test_an_admit_lets_in_whom_it_knew_to_be_expelled_and_not_for_ever(fleet):
+    """MEM-9: who is expelled again after it is expelled, though an admit lies in history."""
+    fleet["ana"].expel("ben", "stole")
+    fleet["ana"].admit("ben")
+    assert fleet["ana"]._store.epochs.expelled == frozenset()
+    fleet["ana"].expel("ben", "stole again")
+    fleet.gather()
+
+    for replica in fleet.replicas.values():
+        assert replica._store.epochs.expelled == {fleet["ben"].member_id}
+
+
+def test_whom_an_expelled_member_invited_waits_for_somebodys_word(fleet):
+    """MEM-10: nobody had met them before the expulsion."""
+    fleet.join("eva", fleet["ben"].invite())
+    fleet["ana"].expel("ben", "stole")
+    fleet.meet("eva", "ana")
+    fleet.meet("ana", "cal")
+    for name in ("ana", "cal"):
+        assert fleet["eva"].member_id in fleet[name]._store.applier.questioned
+        assert {m.name: m.standing for m in fleet[name].members()}.get("eva", "waiting") == "waiting"
+    fleet["cal"].admit("eva")
+    fleet.gather(("ana", "cal", "eva"))
+    assert {m.name: m.standing for m in fleet["ana"].members()}["eva"] == "member"

@@ -204,6 +204,15 @@ def test_a_certificate_without_somebody_is_never_called_complete() -> None:
     assert with_body(gone=(GoneMember(MIRA.member_id, "mira", "left", 0, "", is_counted=True),)).grade == "complete"
 
 
+def test_a_certificate_gives_no_place_to_who_is_gone() -> None:
+    """CRT-6 EPO-6: the next steward is a member of the next epoch."""
+    gone = GoneMember(MIRA.member_id, "mira", "left", 0, "", is_counted=True)
+
+    with pytest.raises(RefusedError, match="steward who is gone") as caught:
+        check_certificate(with_body(gone=(gone,), steward_next=MIRA.member_id).encode())
+    assert caught.value.rule == "CRT-6"
+
+
 def test_a_certificate_that_goes_on_without_somebody_bears_its_stewards_word() -> None:
     """CRT-7, W19, W23: a word for another certificate, or of another member, does not count."""
     gone = GoneMember(MIRA.member_id, "mira", "retired", 0, "lost at sea", is_counted=False)
