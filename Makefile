@@ -56,6 +56,7 @@ bench: $(READY)
 	@$(BIN)/python bench/merge.py
 	@$(BIN)/python bench/certificates.py
 	@$(BIN)/python bench/compaction.py
+	@$(BIN)/python bench/newcomer.py
 	@$(BIN)/python -m bench.members
 
 soak: $(READY)

@@ -42,7 +42,7 @@ GROUPS = {
     "Members": "leave come_back retire expel admit stewardship support hand_stewardship",
     "The past": "at history diff name_moment moments discloser",
     "As it happens": "watch watch_async",
-    "The file": "verify heal compact backup foreign_writes adopt undo",
+    "The file": "verify heal compact snapshot backup foreign_writes adopt undo",
 }
 SECTION = re.compile(r"^(Args|Returns|Raises|Shape|Yields):(.*)$")
 WRITTEN = ("to_json", "parse")  # Said once, in the head.

@@ -24,6 +24,7 @@ from klal.moment import Asked, Moment, Moments
 from klal.polling import look_until, look_until_async
 from klal.reports import ChangeId, Closed, Holders, LogEntry, Status
 from klal.rules.coverage import wanted_count
+from klal.snapshots import with_snapshot
 from klal.store.store import Store
 from klal.survey import Survey
 
@@ -43,7 +44,8 @@ class Answers:
         """Return where this replica stands, computed from what is stored in the file."""
         with self._store.reading():
             status = self._survey().status()
-            return replace(status, warnings=(*status.warnings, *warnings(self._store)))
+            status = replace(status, warnings=(*status.warnings, *warnings(self._store)))
+            return with_snapshot(self._store, status)
 
     def coverage(self, moment: Asked | Certificate | None = None, *, epoch: int | None = None) -> Coverage:
         """Return how much of a cut is here: of everything known, an epoch, or a moment.

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from klal.errors import RefusedError
-from klal.model.codec import tree_leaf
+from klal.model.codec import pack, tree_leaf
 from klal.model.header import ACTS_TABLE, lone_table
 from klal.model.receipt import Receipt
+from klal.model.snapshot import Outline
 from klal.rules.admit import slice_count_of
 from klal.rules.merge import ChangeRef
 from klal.store.history import STATE_LACKING, Log, lacks_payload
+from klal.store.snapshot import Snapshots
 from klal.store.stewardship import Stewardship
 from klal.store.store import Store
 from klal.store.writer import paused
@@ -143,6 +145,39 @@ class FileStation:
                 for number, data in slices:
                     yield PartSlice(log_id, seq, part.table_id, number, data)
 
+    # -- a snapshot: asked for before a session (SNP-5) ------------------------------------
+
+    def snapshot_outline(self) -> bytes:
+        """Return the outline of the snapshot that was made or came here, or empty bytes."""
+        kept = Snapshots(self._store).kept()
+        return b"" if kept is None or kept.state != "made" else pack(kept.outline)
+
+    def snapshot_slice(self, root: bytes, index: int) -> bytes:
+        """Return one slice of the snapshot with this root, or empty bytes where it is not here."""
+        return Snapshots(self._store).slice(root, index)
+
+    def wants_snapshot(self) -> bool:
+        """True while nothing of the space's rows is here."""
+        return Snapshots(self._store).is_wanted()
+
+    def begin_snapshot(self, outline: Outline, giver: str) -> int | None:
+        """Take up an outline: the first slice that lacks, their number where none does, None where it is not wanted."""
+        return Snapshots(self._store).begin(outline, giver)
+
+    def take_snapshot_slice(self, index: int, data: bytes) -> None:
+        """Keep one slice, once its hash is right."""
+        Snapshots(self._store).take(index, data)
+
+    def open_snapshot(self) -> None:
+        """Make the rows of a snapshot that is all here readable, and check them."""
+        Snapshots(self._store).open()
+
+    @property
+    def name(self) -> str:
+        """What a person would call this side."""
+        identity = self._store.identity
+        return str(self._store.path) if identity is None else identity.name
+
     def receipts(self) -> list[Receipt]:
         """Return the newest receipt of every log, ascending by log id."""
         return list(self._store.knowledge.receipts().values())
@@ -223,4 +258,5 @@ class FileStation:
             return
         self._flush()
         self._store.apply_ready()
+        Snapshots(self._store).judge()
         self._store.sign_receipt()

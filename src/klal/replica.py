@@ -49,6 +49,7 @@ from klal.reports import (
 )
 from klal.rules.chain import check_against
 from klal.rules.merge import same
+from klal.snapshots import SnapshotShelf
 from klal.store.behind import Finding, shown
 from klal.store.bulk import insert_many
 from klal.store.catalog import Table
@@ -773,6 +774,11 @@ class Replica(Answers, Membership):
     def prove(self) -> Prover:
         """What makes proofs for somebody who has nothing but a certificate's hash."""
         return Prover(self._store)
+
+    @property
+    def snapshot(self) -> SnapshotShelf:
+        """The snapshot that this replica made for newcomers, or reads as one."""
+        return SnapshotShelf(self._store)
 
     def verify(self, progress: OnProgress | None = None, *, certificates: Iterable[Certificate] = ()) -> Verified:
         """Check every hash, link, seal, receipt, payload and certificate, and replay all rows.

@@ -20,6 +20,7 @@ from klal.cli.members import members
 from klal.cli.options import File, Json, Member, NewFile, full_change, home, now, open_replica
 from klal.cli.output import Exit, Output
 from klal.cli.serving import serving, stay, token_in
+from klal.cli.snapshotting import snapshotting
 from klal.errors import BusyError, IncompleteError, KlalError, RefusedError, StoreError, UsageError
 from klal.model.codec import EPOCH_MAX
 
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.add_typer(members)
 app.add_typer(held)
 app.add_typer(serving)
+app.add_typer(snapshotting)
 
 
 def run(arguments: list[str]) -> int:

@@ -291,3 +291,29 @@ def needed_columns(definition: TableDefinition) -> set[str]:
         if not key.parent:
             needed.update(key.parent_columns)
     return needed
+
+
+def standing_acts(schema: Schema) -> tuple[SchemaAct, ...]:
+    """Return the acts that what is declared and not dropped comes from, in an order in which they apply."""
+    acts: list[SchemaAct] = []
+    for stated in schema.stated:
+        act = stated.act
+        match act:
+            case CreateTable():
+                stands = act.definition.table_id in schema.tables
+            case CreateIndex():
+                stands = act.definition.object_id in schema.indexes
+            case CreateView():
+                stands = act.definition.object_id in schema.views
+            case AddColumn() | DropColumn():
+                stands = act.table_id in schema.tables
+            case SetPolicy():
+                stands = act.table_id in schema.tables
+            case Rename():
+                newest = schema.rename_numbers.get((act.table_id, act.column_id))
+                stands = act.table_id in schema.tables and act.number == newest
+            case _:
+                stands = False
+        if stands:
+            acts.append(act)
+    return tuple(acts)

@@ -33,7 +33,7 @@ _META = "compacted"
 _LEFT_OUT = (
     *("klal_meta", "klal_log", "klal_change", "klal_span", "klal_slice", "klal_leaves", "klal_hash", "klal_past"),
     *("klal_seal", "klal_receipt", "klal_branch", "klal_member", "klal_close", "klal_moment", "klal_epoch"),
-    "klal_pack",
+    *("klal_pack", "klal_snapshot"),
 )
 
 

@@ -73,6 +73,9 @@ CREATE TABLE klal_base(piece INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE klal_written(table_id BLOB, key BLOB, life INTEGER NOT NULL, writes BLOB NOT NULL,
   PRIMARY KEY(table_id, key)) WITHOUT ROWID;
 
+-- Slices of the snapshot that was made here, or of one that is arriving.
+CREATE TABLE klal_snapshot(slice INTEGER PRIMARY KEY, data BLOB NOT NULL);
+
 -- Schema acts that are applied, each once, with the smallest order key of the changes that state it.
 -- What they come to is in the four tables below, and in the file's own schema.
 CREATE TABLE klal_schema(act BLOB PRIMARY KEY, order_key BLOB NOT NULL) WITHOUT ROWID;

@@ -122,7 +122,7 @@ def _slices(store: Store, ref: ChangeRef) -> tuple[Slice, ...]:
 
 
 @contextmanager
-def _tables_at(store: Store, epoch: int) -> Iterator[tuple[Connection, Catalog]]:
+def tables_at(store: Store, epoch: int) -> Iterator[tuple[Connection, Catalog]]:
     """Yield where the rows of an epoch's cut can be read."""
     cut = store.applier.closed[epoch].cut
     if store.history.applied_lengths() == {log: length for log, length in cut.lengths.items() if length}:
@@ -145,7 +145,7 @@ def prove_row(store: Store, table_name: str, key: Key, epoch: int | None) -> Pro
         RefusedError: PRF-5, a key that the table would store as another value.
     """
     under = certified(store, epoch)
-    with _tables_at(store, under.epoch) as (connection, catalog):
+    with tables_at(store, under.epoch) as (connection, catalog):
         table = catalog.named(table_name)
         if len(key) != len(table.key):
             raise UsageError(f"table {table.name} has {len(table.key)} key columns, found {len(key)} values")

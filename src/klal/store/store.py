@@ -28,21 +28,14 @@ from klal.errors import (
 )
 from klal.model.acts import (
     Act,
-    AddColumn,
     Certify,
     Close,
-    CreateIndex,
-    CreateTable,
-    CreateView,
-    DropColumn,
     Genesis,
     Invite,
     Join,
     NameMoment,
-    Rename,
     Return,
     SchemaAct,
-    SetPolicy,
     Word,
     decode_acts,
     make_invitation,
@@ -58,6 +51,7 @@ from klal.model.ticket import TICKET_SIZE_MAX, Ticket, encode_ticket
 from klal.ports import Clock, Entropy
 from klal.rules.closing import Gone
 from klal.rules.merge import ChangeRef
+from klal.rules.schema import standing_acts
 from klal.store.apply import Applier
 from klal.store.behind import Behind, Finding
 from klal.store.catalog import Catalog
@@ -869,29 +863,7 @@ class Store:
 
     def schema_acts(self) -> tuple[SchemaAct, ...]:
         """Return the acts that what is declared and not dropped comes from, in an order in which they apply."""
-        schema = self.catalog.schema
-        acts: list[SchemaAct] = []
-        for stated in schema.stated:
-            act = stated.act
-            match act:
-                case CreateTable():
-                    stands = act.definition.table_id in schema.tables
-                case CreateIndex():
-                    stands = act.definition.object_id in schema.indexes
-                case CreateView():
-                    stands = act.definition.object_id in schema.views
-                case AddColumn() | DropColumn():
-                    stands = act.table_id in schema.tables
-                case SetPolicy():
-                    stands = act.table_id in schema.tables
-                case Rename():
-                    newest = schema.rename_numbers.get((act.table_id, act.column_id))
-                    stands = act.table_id in schema.tables and act.number == newest
-                case _:
-                    stands = False
-            if stands:
-                acts.append(act)
-        return tuple(acts)
+        return standing_acts(self.catalog.schema)
 
     def finish(self) -> int:
         """Append this member's Close of the epoch it writes in, and return that epoch (EPO-1)."""

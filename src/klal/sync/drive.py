@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from klal.errors import KlalError
 from klal.sync.side import REFUSED_COUNT_MAX, OnProgress, Outcome, Side, Traffic
+from klal.sync.snapshot import fetch
 from klal.sync.station import Station
 
 
@@ -36,7 +37,10 @@ def drive(
         RefusedError: SYN-5 or SYN-4, the two are of different spaces or protocols.
         TransportError: A station's wire failed; what had arrived is settled.
     """
-    return _Drive(Side(mine), Side(theirs), on_progress, byte_count_max).run()
+    refused = [sentence for sentence in (fetch(mine, theirs), fetch(theirs, mine)) if sentence]
+    sides = Side(mine), Side(theirs)
+    sides[0].refused += refused
+    return _Drive(*sides, on_progress, byte_count_max).run()
 
 
 @dataclass(slots=True)
