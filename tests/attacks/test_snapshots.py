@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import apsw
 import msgspec
 import pytest
@@ -325,3 +330,34 @@ def test_a_snapshot_is_asked_for_by_newcomers_alone(fleet):
         shelf.make()
     with pytest.raises(UsageError):
         shelf.query("ATTACH '/etc/passwd' AS x")
+
+
+def test_a_newcomer_killed_at_any_commit_goes_on_and_never_shows_other_rows(fleet):
+    """W21, W3: what can be read is labelled for what it is, and the next meeting brings the rest."""
+    ana, dan = fleet["ana"], fleet["dan"]
+    source, path = ana.path, dan.path
+    ana.close()
+    dan.close()
+    script = Path(__file__).parents[1] / "helpers" / "killed_newcomer.py"
+    states = []
+    for count in range(1, 20):
+        command = [sys.executable, str(script), str(path), str(source), str(fleet.home.folder), str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        dan = fleet.open("dan", path)
+        found = dan.snapshot.get()
+        states.append(None if found is None else found.state)
+        if found is not None and found.state != "arriving":
+            assert dan.snapshot.query("SELECT count(*), min(mass) FROM bird") == [(300, 0)]
+            assert dan.status().standing == "part"
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        ana = fleet.open("ana", source)
+        assert fetch(station(fleet, "dan"), station(fleet, "ana")) == ""
+        assert dan.snapshot.get().state == "certified"
+        dan.snapshot.forget()
+        dan.close()
+        ana.close()
+
+    assert done.stdout == ""
+    assert list(dict.fromkeys(states)) == ["arriving", "unchecked", "certified"]

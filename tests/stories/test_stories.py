@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from klal.errors import IncompleteError
+from klal.file_station import FileStation
+from klal.sync.snapshot import fetch
 from tests.helpers.fleet import BIRD, Fleet
 
 STORIES = sorted(Path(__file__).parent.glob("*.story"))
@@ -44,6 +46,30 @@ class Stage:
         """Count a bird, and remember the change under its key."""
         sql = "INSERT INTO bird(id, mass) VALUES(?, ?) ON CONFLICT(id) DO UPDATE SET mass = excluded.mass"
         self.changes[key] = self.fleet[name].execute(sql, (key, int(mass))).change
+
+    def do_snapshot(self, name: str) -> list[str]:
+        """Make a snapshot of the newest close, and say what it is of."""
+        made = self.fleet[name].snapshot.make()
+        return [f"{name} has the rows of epoch {made.epoch} to give: {made.row_count}"]
+
+    def do_ask(self, name: str, other: str) -> list[str]:
+        """Ask for a snapshot before a session that does not come about."""
+        refused = fetch(FileStation(self.fleet[name]._store), FileStation(self.fleet[other]._store))
+        return [f"refused: {refused}"] if refused else []
+
+    def do_reads(self, *names: str) -> list[str]:
+        """Say what each can read: in its tables, and in a snapshot if there is one."""
+        sql, said = "SELECT id || ' ' || mass FROM bird ORDER BY id", []
+        for name in names:
+            replica = self.fleet[name]
+            tables = [("tables", replica.query(sql))]
+            came = replica.snapshot.get() is not None and replica.snapshot.get().giver
+            beside = [("snapshot", replica.snapshot.query(sql))] if came else []
+            standing = replica.status().standing
+            for where, rows in tables + beside:
+                listed = ", ".join(text for (text,) in rows) or "nothing"
+                said.append(f"{name}, a {standing}, reads in its {where}: {listed}")
+        return said
 
     def do_delete(self, name: str, key: str) -> None:
         self.changes[key] = self.fleet[name].execute("DELETE FROM bird WHERE id = ?", (key,)).change

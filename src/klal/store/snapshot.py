@@ -133,10 +133,11 @@ class Snapshots:
     # -- taking ------------------------------------------------------------------------------
 
     def is_wanted(self) -> bool:
-        """True where no work of others is here yet, so that a snapshot would help."""
+        """True where no work of others is here yet, so that a snapshot would help, or where one was begun."""
         store = self._store
         kept, own = self.kept(), store.writer.own
-        if store.identity is None or store.history.base is not None or (kept is not None and kept.state != "arriving"):
+        is_done = kept is not None and kept.state in ("made", "certified")
+        if store.identity is None or store.history.base is not None or is_done:
             return False
         others = [log for log in store.history.logs.values() if own is None or log is not own.log]
         return sum(log.length for log in others) <= 1 or kept is not None
@@ -188,7 +189,6 @@ class Snapshots:
                 certificate, catalog, count = _unpack(connection, content, kept.outline)
                 _put_in_place(partial, self.path)
                 with self._store.writing(durable=True):
-                    self._drop_slices()
                     self._set(_META, msgspec.structs.replace(kept, state="unchecked", row_count=count))
                 found = rows_root(connection, catalog)
             if found.root != certificate.body.rows_root:
@@ -199,6 +199,7 @@ class Snapshots:
         finally:
             _remove(partial)
         with self._store.writing(durable=True):
+            self._drop_slices()
             self._set(_META, msgspec.structs.replace(kept, state="certified", row_count=count))
 
     def judge(self) -> None:
