@@ -98,7 +98,7 @@ def create_file(path: Path) -> Connection:
     if is_there(path):
         raise UsageError(f"{path} exists already")
     if not is_there(path.parent):
-        raise UsageError(f"the folder of {path} does not exist", hint=f"make {path.parent} first")
+        raise StoreError(f"the folder of {path} does not exist", hint=f"make {path.parent} first")
     with translated(path):
         connection = Connection(str(path))
         connection.pragma("application_id", APPLICATION_ID)
