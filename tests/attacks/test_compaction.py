@@ -174,7 +174,11 @@ def test_a_newcomer_who_meets_only_a_compacted_replica_waits_for_a_full_one_and_
     dan = fleet["dan"]
     assert {m.name for m in dan.members()} == {*NAMES, "dan"}
     assert dan.status().state == "behind"
-    assert {owed.holders for owed in dan.missing() if owed.what == "payloads"} == {("ben", "cal")}
+    # Ben's receipt leaves out what lies in the cut of the certificate it names, and dan cannot make that one yet:
+    # of ben dan knows less than is so, and never more (RCP-5).
+    holders = {owed.holders for owed in dan.missing() if owed.what == "payloads"}
+    assert holders <= {("ben", "cal"), ("cal",)}
+    assert all("cal" in each for each in holders)
     dan.execute("INSERT INTO bird VALUES('dan', 5, NULL)")
     fleet.meet("dan", "ana")
     fleet.meet("dan", "cal")
