@@ -13,6 +13,7 @@ from page import publish
 
 import klal
 from klal import coverage, reports
+from klal.bundle import reports as bundle_reports
 
 LINE_LENGTH = 100
 PAGE = "docs/reference/python.md"
@@ -29,13 +30,16 @@ Paths may be text or `pathlib.Path`; times are milliseconds since 1970, UTC; ids
 Values that are printed have a `to_json()` with the keys of [the command line](cli.md).
 """
 
-FUNCTIONS = ["create", "join", "open", "heal", "refound", "new_id", "check_certificate_file", "check_proof", "serve"]
+FUNCTIONS = [
+    *("create", "join", "open", "heal", "refound", "new_id", "read_bundle", "check_certificate_file", "check_proof"),
+    "serve",
+]
 # The order in which a person meets them. A name that is missing here stops the page from being made.
 GROUPS = {
     "Rows": "execute executemany insert_many query transaction in_transaction is_query tables table_columns table_key "
     "set_policy close",
     "What it is": "path space_id space_name predecessor member_id member_name log_id read_only",
-    "Exchange": "invite sync stay_synced",
+    "Exchange": "invite sync stay_synced export_bundle bundle_status import_bundle",
     "Is it all there?": "status coverage missing who_has stable only_here wait wait_async members log",
     "What did not go together": "conflicts resolve violations on_conflict",
     "Closing the books": "finish close_epoch prove",
@@ -155,7 +159,7 @@ def _squeezed(lines: list[str]) -> Iterator[str]:
 def values() -> list[tuple[str, type]]:
     """Return every class whose values a caller meets, by name."""
     met = {name: getattr(klal, name) for name in klal.__all__}
-    for module in (reports, coverage):
+    for module in (reports, bundle_reports, coverage):
         met |= {
             name: thing for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__
         }

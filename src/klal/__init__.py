@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from klal import errors
 from klal.api import check_certificate_file, check_proof, create, heal, join, new_id, open, refound, serve  # noqa: A004 - klal.open, as one says gzip.open
+from klal.bundle.reports import BundleStatus, Exported, Imported
+from klal.bundles import read_bundle
 from klal.coverage import Coverage, Missing
 from klal.mend import Healed
 from klal.model.certificate import Certificate
@@ -38,14 +40,17 @@ from klal.reports import (
 from klal.spark import Spark
 
 __all__ = [
+    "BundleStatus",
     "Certificate",
     "ChangeId",
     "Closed",
     "Conflict",
     "Coverage",
     "Event",
+    "Exported",
     "ForeignWrite",
     "Healed",
+    "Imported",
     "Missing",
     "Moment",
     "NamedMoment",
@@ -69,6 +74,7 @@ __all__ = [
     "join",
     "new_id",
     "open",
+    "read_bundle",
     "refound",
     "serve",
 ]

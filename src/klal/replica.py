@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
 from klal.answers import Answers
+from klal.bundle.reading import is_bundle
+from klal.bundles import Bundles
 from klal.compaction import compact
 from klal.errors import IncompleteError, KlalError, LinkError, ReadOnlyError, UsageError
 from klal.file_station import FileStation
-from klal.membership import Membership
 from klal.mend import Healed, mend, store_at
 from klal.model.certificate import Certificate
 from klal.model.codec import EPOCH_MAX
@@ -61,6 +62,7 @@ from klal.store.sqltext import words_of
 from klal.store.store import Store
 from klal.sync.drive import drive
 from klal.sync.side import Outcome
+from klal.sync.side import Traffic as Carried
 from klal.sync.station import Station
 from klal.sync.wire import Wire, exchange
 from klal.watch import AsyncWatch, LiveQuery, Since, Watch
@@ -92,7 +94,7 @@ OnProgress = Callable[[Progress], None]
 Ran = tuple[int, tuple[str, ...], Sequence[tuple[Value, ...]], tuple[str | None, ...]]
 
 
-class Replica(Answers, Membership):
+class Replica(Answers, Bundles):
     """One SQLite file of one space, with a member's key, or without one and then read-only.
 
     Made by `klal.create`, `klal.join` and `klal.open`. One thread uses it at a time.
@@ -396,11 +398,12 @@ class Replica(Answers, Membership):
         byte_count_max: int | None = None,
         token: str = "",
     ) -> SyncReport:
-        """Exchange with other klal files, folders that others share, or hubs, until both hold the same.
+        """Exchange with other klal files, folders that others share, or hubs, until both hold the same; take bundles.
 
         Args:
             remotes: Paths, or URLs of hubs: `ws://host:port` or `wss://host`, with the space behind it where the hub
-                calls it otherwise than by its id. A file without its key at hand only gives.
+                calls it otherwise than by its id. A file without its key at hand only gives,
+                and so does a bundle.
             progress: Called now and then.
             byte_count_max: Stop after about this many bytes; what arrived whole is kept.
             token: Shown to hubs; without one this member signs the hub's challenge with its key.
@@ -433,6 +436,10 @@ class Replica(Answers, Membership):
     def _sync_one(
         self, remote: str, progress: OnProgress | None, byte_count_max: int | None, token: str, only_gave: list[str]
     ) -> Outcome:
+        if is_bundle(Path(remote)):
+            if byte_count_max is not None:
+                raise UsageError(f"{remote} is a bundle, and is taken without a limit")
+            return self._take_bundle(remote, progress)
         told = None if progress is None else lambda phase, done, total: progress(Progress(phase, done, total))
         if self._network is not None and is_hub(remote):
             with closing(self._network.wire(self._store, remote, token)) as wire:
@@ -474,6 +481,17 @@ class Replica(Answers, Membership):
         if self._network is None:
             raise UsageError("this replica was made without a network")
         await self._network.stay(self._store, urls, token, on_standing or (lambda _standing: None))
+
+    def _take_bundle(self, path: str, progress: OnProgress | None) -> Outcome:
+        taken = self.import_bundle(path, progress=progress)
+        return Outcome(
+            sent=Carried(0, 0, 0),
+            received=Carried(taken.changes, taken.payloads, taken.read),
+            equal=False,  # A bundle says nothing of what else its maker holds by now.
+            is_finished=True,
+            refused=taken.sentences,
+            roots=taken.roots,
+        )
 
     def invite(self, *, use_count_max: int = 100) -> str:
         """Record an invitation and return its ticket: whoever has it may join, offline.

@@ -16,6 +16,7 @@ import pytest
 
 from klal.api import check_certificate_file
 from klal.errors import KlalError, RefusedError
+from klal.items import DamagedItem
 from klal.model.receipt import Receipt
 from klal.model.ticket import decode_ticket
 from klal.replica import Replica
@@ -23,7 +24,7 @@ from klal.store.file import open_file
 from klal.store.heal import heal_file
 from klal.store.home import Home
 from klal.store.store import World, opened_store
-from klal.transport.items import DamagedItem, read_whole
+from klal.transport.items import read_whole
 from tests.helpers.fleet import BIRD, FakeClock, FakeEntropy, Fleet, answers_of, scratch
 
 EVERY = pytest.mark.soak

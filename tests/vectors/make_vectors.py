@@ -19,6 +19,15 @@ from typing import Any
 import nacl.exceptions
 import nacl.signing
 
+from klal.bundle.contents import MAGIC, Contents, Gives, Needs, encode_contents, encode_end, encode_receipts
+from klal.items import (
+    HEADERS,
+    PAYLOADS,
+    HeadersIndex,
+    PayloadsDraft,
+    RunLine,
+    encode_item,
+)
 from klal.model.acts import (
     Close,
     CreateTable,
@@ -47,6 +56,7 @@ from klal.model.ticket import Ticket, encode_ticket
 from klal.rules.compaction import digest_of, tally_of
 from klal.rules.order import draw_of
 from klal.rules.spark import Belief
+from klal.sync.station import PartSlice
 
 FOLDER = Path(__file__).parent
 
@@ -382,6 +392,36 @@ def _clamped(seed: bytes) -> int:
     return int.from_bytes(digest, "little")
 
 
+def bundle_vectors() -> dict[str, Any]:
+    """Return one bundle in pieces: ana's first change, as somebody takes it who holds ben's first (BDL-1, BDL-2)."""
+    acts = encode_acts((GENESIS,), SALT)
+    header = Header(0, 0, 1_700_000_000_000, 0, ANA_LOG, NO_CERTIFICATE, (), (_part(ACTS_TABLE, acts, 1),))
+    head = header_hash(SPACE, header.encode())
+    seal = make_seal(ANA, SPACE, ANA_LOG, 1, head)
+    receipt = make_receipt(ANA, SPACE, Statement(ANA.member_id, ANA_RUN, 3, 1_700_000_000_003, (), ()))
+    need = Needs(BEN_LOG, "ben", 1, bytes([7]) * 32)
+    gift = Gives(ANA_LOG, ANA.member_id, ANA_RUN, "ana", 0, 1, head, ((0, 1),))
+    draft = PayloadsDraft(1 << 20)
+    draft.add(PartSlice(ANA_LOG, 0, ACTS_TABLE, 0, acts), ())
+    index, body = draft.finish(head)
+    run = HeadersIndex(ANA.member_id, ANA_RUN, 1, (RunLine(0, (header.encode(),), seal.signature),))
+    items = [
+        *encode_contents(Contents(SPACE, "season", 2, 3, (need,), (gift,))),
+        encode_item(HEADERS, SPACE, ANA_LOG, pack(run)),
+        encode_item(PAYLOADS, SPACE, ANA_LOG, pack(index), body),
+        *encode_receipts(SPACE, (receipt,)),
+    ]
+    size = len(MAGIC) + sum(map(len, items))
+    return {
+        "magic": MAGIC.hex(),
+        "contents": items[0].hex(),
+        "headers": items[1].hex(),
+        "payloads": items[2].hex(),
+        "receipts": items[3].hex(),
+        "end": encode_end(SPACE, len(items), size).hex(),
+    }
+
+
 # -- files ----------------------------------------------------------------------------------
 
 
@@ -393,7 +433,12 @@ def _plain(value: Any) -> Any:
 
 def files() -> dict[str, str]:
     """Return file name -> its text, as the code makes it now."""
-    made = {"formats.json": format_vectors(), "merkle.json": merkle_vectors(), "ed25519_edge.json": ed25519_vectors()}
+    made = {
+        "formats.json": format_vectors(),
+        "merkle.json": merkle_vectors(),
+        "ed25519_edge.json": ed25519_vectors(),
+        "bundle.json": bundle_vectors(),
+    }
     return {name: json.dumps(value, indent=1) + "\n" for name, value in made.items()}
 
 

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from klal.bundle.reading import Bundle
 from klal.errors import SignatureError
 from klal.model.certificate import check_certificate
 from klal.model.header import Header
@@ -36,7 +37,7 @@ EDGES = json.loads((FOLDER / "ed25519_edge.json").read_text("utf-8"))
 
 @pytest.mark.parametrize("name", sorted(MAKER.files()))
 def test_regenerated_bytes_are_the_ones_in_the_file(name: str) -> None:
-    """ENC-1, HDR-1, PAY-2, SEA-1, RCP-1, FRN-3, MEM-3, CRT-1, PRF-1, SPK-1: another of any is a new version."""
+    """ENC-1, HDR-1, PAY-2, SEA-1, RCP-1, FRN-3, MEM-3, CRT-1, PRF-1, SPK-1, BDL-1: another of any is a new version."""
     assert MAKER.files()[name] == (FOLDER / name).read_text("utf-8")
 
 
@@ -50,6 +51,24 @@ def test_the_vectors_are_accepted() -> None:
     assert decode_ticket(FORMATS["ticket"]).genesis.space_id.hex() == FORMATS["space_id"]
     for data in FORMATS["headers"]:
         assert Header.decode(bytes.fromhex(data)).encode().hex() == data
+
+
+def test_the_bundle_is_accepted(tmp_path: Path) -> None:
+    """BDL-1 BDL-2 BDL-6"""
+    pieces = json.loads((FOLDER / "bundle.json").read_text("utf-8"))
+    path = tmp_path / "x.bundle"
+    path.write_bytes(b"".join(bytes.fromhex(data) for data in pieces.values()))
+    bundle = Bundle(path)
+    try:
+        kinds = [found.head.kind for found in bundle.items()]
+        damaged = list(bundle.damaged)
+    finally:
+        bundle.close()
+
+    assert (kinds, damaged) == ([5, 1, 2, 6], [])
+    assert bundle.contents is not None
+    assert (bundle.contents.part, bundle.contents.part_count) == (2, 3)
+    assert [line.name for line in (*bundle.contents.needs, *bundle.contents.gives)] == ["ben", "ana"]
 
 
 @pytest.mark.parametrize("edge", EDGES, ids=lambda edge: edge["name"])

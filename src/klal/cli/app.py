@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from klal.cli.carried import bundle
 from klal.cli.held import held
 from klal.cli.members import members
 from klal.cli.options import File, Json, Member, NewFile, full_change, home, now, open_replica
@@ -43,6 +44,7 @@ app.add_typer(members)
 app.add_typer(held)
 app.add_typer(serving)
 app.add_typer(snapshotting)
+app.add_typer(bundle, name="bundle")
 
 
 def run(arguments: list[str]) -> int:
@@ -326,7 +328,7 @@ def _ordered(replica: Replica, table: str) -> Any:
 def sync(
     file: File,
     remotes: Annotated[
-        list[str], typer.Argument(metavar="REMOTE...", help="Other klal files, folders, or URLs of hubs.")
+        list[str], typer.Argument(metavar="REMOTE...", help="Other klal files, folders, bundles, or URLs of hubs.")
     ],
     max_bytes: Annotated[
         int | None, typer.Option("--max-bytes", metavar="N", min=1, help="Carry at most this much; go on next time.")

@@ -321,6 +321,27 @@ def traffic(report: Json) -> RenderableType:
     return made
 
 
+def bundle(report: Json, *, is_compared: bool) -> RenderableType:
+    """Return what a bundle would bring, or what is in it, by member, and what it needs."""
+    part = f", part {report['part']} of {report['parts']}" if report["parts"] > 1 else ""
+    title = Text.assemble(("space ", "bold"), f"{shown(report['space'])}, {sized(report['size'])}{part}")
+    lines: list[RenderableType] = [title]
+    if report["members"]:
+        made = table("member", "new changes" if is_compared else "changes", "payloads", "bytes", right=(1, 2, 3))
+        for each in report["members"]:
+            name = shown(each["member"]) or each["member_id"][:8] or "somebody not known here"
+            made.add_row(name, f"{each['changes']:,}", f"{each['payloads']:,}", sized(each["bytes"]))
+        lines.append(made)
+    else:
+        lines.append(Text("nothing in it is new here" if is_compared else "there is no change in it"))
+    for each in report["needs"]:
+        name = shown(each["member"]) or "somebody not known here"
+        what = f"{counted(each['count'], 'change')} of {name}, up to {each['seqs'][-1][1] - 1:,}"
+        lines.append(Text.assemble(("needs ", "bold yellow"), what, f" (log {each['log'][:8]})"))
+    lines.extend(Text.assemble(("damaged: ", "bold red"), shown(sentence)) for sentence in report["damaged"])
+    return Group(*lines)
+
+
 def compacted(report: Json) -> RenderableType:
     """Return what a compaction did."""
     if "image_bytes" in report:

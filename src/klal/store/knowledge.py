@@ -262,6 +262,13 @@ class Knowledge:
             found.append(Share(tuple(sorted(members)), lengths, _bare(lengths, held, cuts)))
         return sorted(found, key=lambda share: share.members)
 
+    def newest_lengths(self, member_id: bytes) -> Lengths:
+        """Return what the newest statement of a member says is held, by log: of several logs, of the one last heard."""
+        reading = self._read()
+        voices = [voice for voice in self._voices.values() if voice.member_id == member_id]
+        newest = max(voices, key=lambda voice: (voice.unix_ms, voice.number, voice.log_id), default=None)
+        return {} if newest is None else reading.lengths[self._texts[newest.log_id]]
+
     def other_branches(self) -> set[tuple[bytes, bytes]]:
         """Return (log id, member id) where a member signed for another header than the one here (COV-3).
 

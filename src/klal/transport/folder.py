@@ -42,12 +42,33 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
-from klal.errors import MalformedError, RefusedError, TransportError
-from klal.model.codec import HASH_SIZE, HEADER_SIZE_MAX, SEQ_MAX, SLICE_SIZE, TABLE_ID_SIZE, pack, unpack
+from klal.disk import sync_folder
+from klal.errors import RefusedError, TransportError
+from klal.items import (
+    DAMAGE,
+    HEADERS,
+    ITEM_SIZE_AIM,
+    ITEM_SIZE_MAX,
+    LETTERS,
+    PAYLOADS,
+    RECEIPT,
+    DamagedItem,
+    DamageIndex,
+    HeadersIndex,
+    ItemHead,
+    PayloadsDraft,
+    PayloadsIndex,
+    ReceiptIndex,
+    RunLine,
+    decode_headers,
+    decode_payloads,
+    encode_item,
+)
+from klal.model.codec import HASH_SIZE, SLICE_SIZE, pack, unpack
 from klal.model.frontier import Frontier, Head
-from klal.model.header import Part, header_hash
+from klal.model.header import Part
 from klal.model.receipt import Receipt
-from klal.model.seal import SEAL_EVERY_COUNT, Seal
+from klal.model.seal import Seal
 from klal.rules.admit import (
     Admission,
     Link,
@@ -71,34 +92,10 @@ from klal.sync.station import (
     Run,
     roots_of,
 )
-from klal.transport.items import (
-    DAMAGE,
-    ENTRY_COUNT_MAX,
-    HEADERS,
-    ITEM_SIZE_AIM,
-    ITEM_SIZE_MAX,
-    LETTERS,
-    PAYLOAD_INDEX_SIZE_MAX,
-    PAYLOADS,
-    RECEIPT,
-    DamagedItem,
-    DamageIndex,
-    Entry,
-    HeadersIndex,
-    ItemHead,
-    PayloadsIndex,
-    ReceiptIndex,
-    RunLine,
-    encode_item,
-    read_head,
-    read_whole,
-    sync_folder,
-    write_item,
-)
+from klal.transport.items import read_head, read_whole, write_item
 
 NAME_COUNT_MAX = 1 << 20  # Names looked at in one directory; FAT32 holds 65,534.
 RECEIPTS_FOLDER = "RECEIPTS"
-_RANK_MAX = 1 << 48
 _PENDING_SIZE_MAX = 4 * ITEM_SIZE_AIM
 _CACHED_ITEM_COUNT = 4
 
@@ -479,7 +476,7 @@ class FolderStation:
         runs: list[tuple[str, int, Run]] = []
         for path, head in heads:
             if head.kind == HEADERS:
-                self._load(path, head, lambda path, head: runs.extend(self._runs_of(path, head)))
+                self._load(path, head, lambda path, head: runs.extend(_runs_of(path, head)))
         self._admit(runs)
         for path, head in heads:
             if head.kind == PAYLOADS:
@@ -553,20 +550,6 @@ class FolderStation:
             if known.upper() in self._noted:
                 self._drop(known, "was found damaged by a reader")
 
-    def _runs_of(self, path: str, head: ItemHead) -> Iterator[tuple[str, int, Run]]:
-        index = unpack(head.index, HeadersIndex, "item of headers", ITEM_SIZE_MAX)
-        if not 0 <= index.rank <= _RANK_MAX:
-            raise MalformedError(f"rank is {index.rank}, want 0 to {_RANK_MAX}", rule="FLD-5")
-        for line in index.runs:
-            if not 0 < len(line.headers) <= SEAL_EVERY_COUNT or len(line.headers[-1]) > HEADER_SIZE_MAX:
-                raise MalformedError(f"run has {len(line.headers)} headers", rule="FLD-5")
-            head_hash = header_hash(self._space_id, line.headers[-1])
-            if not 0 <= line.start <= SEQ_MAX:
-                raise MalformedError(f"run starts at {line.start}", rule="FLD-5")
-            seal = Seal(head.log_id, line.start + len(line.headers), head_hash, line.signature)
-            run = Run(head.log_id, index.member_id, index.incarnation, line.start, line.headers, seal)
-            yield path, index.rank, run
-
     def _admit(self, runs: list[tuple[str, int, Run]]) -> None:
         """Put runs of headers where they belong; what has no predecessor here is absent."""
         for path, rank, run in sorted(runs, key=lambda item: (item[2].log_id, item[2].start, item[0])):
@@ -585,8 +568,7 @@ class FolderStation:
     def _load_payloads(self, path: str, head: ItemHead) -> None:
         if path.upper() in self._noted:
             raise DamagedItem("was found damaged by a reader")
-        index = unpack(head.index, PayloadsIndex, "item of payloads", PAYLOAD_INDEX_SIZE_MAX)
-        _check_index(index, head.body_size)
+        index = decode_payloads(head)
         last = max(entry.seq for entry in index.entries)
         strands = self._strands.get(head.log_id, ())
         found = [log for log in strands if log.start <= last < log.length and log.hash_at(last) == index.head]
@@ -767,11 +749,14 @@ class FolderStation:
         waiting = sorted(log.new_slices, key=lambda piece: (piece.seq, piece.table_id, piece.index))
         log.new_slices = []
         while waiting:
-            draft = _Draft(log)
+            draft = PayloadsDraft(ITEM_SIZE_AIM)
             taken = 0
-            while taken < len(waiting) and draft.add(waiting[taken]):
+            while taken < len(waiting):
+                piece = waiting[taken]
+                if not draft.add(piece, log.leaves.get((piece.seq, piece.table_id), ())):
+                    break
                 taken += 1
-            index, body = draft.finish()
+            index, body = draft.finish(log.hash_at(waiting[taken - 1].seq))
             path = self._write(self._log_folder(log.log_id), waiting[0].seq, PAYLOADS, log.log_id, pack(index), body)
             self._place(log, path, index, body)
             del waiting[:taken]
@@ -823,44 +808,6 @@ class FolderStation:
 _FILE_ERRORS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR}
 
 
-@dataclass(slots=True)
-class _Draft:
-    """An item of payloads in the making."""
-
-    log: _Log
-    tables: dict[bytes, int] = field(default_factory=dict)
-    entries: list[Entry] = field(default_factory=list)
-    pieces: list[bytes] = field(default_factory=list)
-    size: int = 0
-
-    def add(self, piece: PartSlice) -> bool:
-        """Add one slice, in ascending order; False when the item is full."""
-        if self.size >= ITEM_SIZE_AIM or len(self.entries) == ENTRY_COUNT_MAX:
-            return False
-        table = self.tables.setdefault(piece.table_id, len(self.tables))
-        last = self.entries[-1] if self.entries else None
-        if last is not None and (last.seq, last.table, last.first + last.count) == (piece.seq, table, piece.index):
-            self.entries[-1] = Entry(
-                last.seq, last.table, last.first, last.count + 1, last.leaf_count, last.size + len(piece.data)
-            )
-        else:
-            # Every item carries the leaves of its large parts, so that no item needs another.
-            leaves = self.log.leaves.get((piece.seq, piece.table_id), ())
-            self._append(leaves)
-            size = len(leaves) * HASH_SIZE + len(piece.data)
-            self.entries.append(Entry(piece.seq, table, piece.index, 1, len(leaves), size))
-        self._append((piece.data,))
-        return True
-
-    def _append(self, pieces: tuple[bytes, ...]) -> None:
-        self.pieces.extend(pieces)
-        self.size += sum(map(len, pieces))
-
-    def finish(self) -> tuple[PayloadsIndex, bytes]:
-        head = self.log.hash_at(self.entries[-1].seq)
-        return PayloadsIndex(head, tuple(self.tables), tuple(self.entries)), b"".join(self.pieces)
-
-
 class _Shelf:
     """The strands of one log, as `admit_run` asks for them."""
 
@@ -903,29 +850,9 @@ def _says_more(receipt: Receipt, newest: Receipt) -> bool:
     return new.number > old.number and new.content != old.content
 
 
-def _check_index(index: PayloadsIndex, body_size: int) -> None:
-    """Return if every entry lies inside the body and has a size its numbers allow."""
-    if (
-        not 0 < len(index.entries) <= ENTRY_COUNT_MAX
-        or len(index.head) != HASH_SIZE
-        or any(len(table_id) != TABLE_ID_SIZE for table_id in index.tables)
-    ):
-        raise MalformedError("index of payloads has a count or size out of bounds", rule="FLD-6")
-    for entry in index.entries:
-        slices_size = entry.size - entry.leaf_count * HASH_SIZE
-        is_right = (
-            0 <= entry.seq <= SEQ_MAX
-            and 0 <= entry.table < len(index.tables)
-            and entry.first >= 0
-            and entry.count > 0
-            and entry.first + entry.count <= max(1, entry.leaf_count)
-            and entry.leaf_count >= 0
-            and (entry.count - 1) * SLICE_SIZE < slices_size <= entry.count * SLICE_SIZE
-        )
-        if not is_right:
-            raise MalformedError(f"index of payloads has an impossible entry for {entry.seq}", rule="FLD-6")
-    if sum(entry.size for entry in index.entries) != body_size:
-        raise MalformedError(f"index of payloads does not add up to {body_size} bytes", rule="FLD-6")
+def _runs_of(path: str, head: ItemHead) -> list[tuple[str, int, Run]]:
+    rank, runs = decode_headers(head)
+    return [(path, rank, run) for run in runs]
 
 
 def _belongs(path: str, head: ItemHead) -> bool:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from klal import items as item_format
 from klal.errors import RefusedError, TransportError
-from klal.model.codec import SLICE_SIZE
+from klal.model.codec import SLICE_SIZE, pack
 from klal.sync.drive import drive
 from klal.sync.side import Outcome
 from klal.transport import folder as folder_module
@@ -460,9 +461,9 @@ class TestLinks:
         link.symlink_to(path)
 
         for other in (fifo, link):
-            with pytest.raises((items.DamagedItem, OSError)):
+            with pytest.raises((item_format.DamagedItem, OSError)):
                 items.read_head(str(other))
-            with pytest.raises((items.DamagedItem, OSError)):
+            with pytest.raises((item_format.DamagedItem, OSError)):
                 items.read_whole(str(other))
 
 
@@ -485,9 +486,9 @@ def test_a_name_taken_by_something_else_is_left_alone(tmp_path):
 
 
 def test_the_same_item_written_twice_is_one_file(tmp_path):
-    data = items.encode_item(items.HEADERS, SPACE, bytes(32), b"index")
+    data = item_format.encode_item(item_format.HEADERS, SPACE, bytes(32), b"index")
 
-    names = {items.write_item(str(tmp_path), 7, items.HEADERS, data) for _ in range(3)}
+    names = {items.write_item(str(tmp_path), 7, item_format.HEADERS, data) for _ in range(3)}
 
     assert len(names) == 1
     assert [path.name for path in tmp_path.iterdir()] == list(names)
@@ -495,14 +496,14 @@ def test_the_same_item_written_twice_is_one_file(tmp_path):
 
 def test_a_name_that_is_taken_while_it_is_chosen_is_not_overwritten(tmp_path, monkeypatch):
     """Two writers at once: the second one finds the name taken only when it reserves it."""
-    data = items.encode_item(items.HEADERS, SPACE, bytes(32), b"index")
-    other = items.encode_item(items.HEADERS, SPACE, bytes(32), b"other")
-    name = items.write_item(str(tmp_path), 7, items.HEADERS, data)
+    data = item_format.encode_item(item_format.HEADERS, SPACE, bytes(32), b"index")
+    other = item_format.encode_item(item_format.HEADERS, SPACE, bytes(32), b"other")
+    name = items.write_item(str(tmp_path), 7, item_format.HEADERS, data)
     (tmp_path / name).write_bytes(other)
     lexists = os.path.lexists
     monkeypatch.setattr(items.os.path, "lexists", lambda path: False)
 
-    second = items.write_item(str(tmp_path), 7, items.HEADERS, data)
+    second = items.write_item(str(tmp_path), 7, item_format.HEADERS, data)
     monkeypatch.setattr(items.os.path, "lexists", lexists)
 
     assert second != name
@@ -650,8 +651,8 @@ def test_a_forged_receipt_in_the_folder_does_not_count(tmp_path):
     give(tmp_path, ana)
     path = item_of(tmp_path, "R")
     receipt = ana.own.newest[ana.log_id]
-    forged = folder_module.pack(items.ReceiptIndex(receipt.body, bytes(64)))
-    path.with_name("00000001.R00").write_bytes(items.encode_item(items.RECEIPT, SPACE, ana.log_id, forged))
+    forged = pack(item_format.ReceiptIndex(receipt.body, bytes(64)))
+    path.with_name("00000001.R00").write_bytes(item_format.encode_item(item_format.RECEIPT, SPACE, ana.log_id, forged))
 
     station = FolderStation(tmp_path, SPACE)
 
@@ -667,10 +668,10 @@ def test_a_payload_item_that_lies_about_what_it_holds_does_not_get_through(tmp_p
     give(tmp_path, ana)
     path = item_of(tmp_path, "P")
     path.unlink()
-    index = folder_module.pack(
-        items.PayloadsIndex(ana.own.held[ana.log_id].hashes[0], (TABLE,), (items.Entry(0, 0, 0, 1, 0, 5),))
+    index = pack(
+        item_format.PayloadsIndex(ana.own.held[ana.log_id].hashes[0], (TABLE,), (item_format.Entry(0, 0, 0, 1, 0, 5),))
     )
-    lie = items.encode_item(items.PAYLOADS, SPACE, ana.log_id, index, b"wrong")
+    lie = item_format.encode_item(item_format.PAYLOADS, SPACE, ana.log_id, index, b"wrong")
     path.write_bytes(lie)
 
     newcomer, station = fetch(tmp_path)
@@ -699,10 +700,8 @@ def test_an_impossible_index_is_listed(tmp_path, entries, size):
     """T2."""
     ana = small_author()
     give(tmp_path, ana)
-    index = folder_module.pack(
-        items.PayloadsIndex(bytes(32), (TABLE,), tuple(items.Entry(*entry) for entry in entries))
-    )
-    data = items.encode_item(items.PAYLOADS, SPACE, ana.log_id, index, bytes(size))
+    index = pack(item_format.PayloadsIndex(bytes(32), (TABLE,), tuple(item_format.Entry(*entry) for entry in entries)))
+    data = item_format.encode_item(item_format.PAYLOADS, SPACE, ana.log_id, index, bytes(size))
     item_of(tmp_path, "P").with_name("00000009.P00").write_bytes(data)
 
     newcomer, station = fetch(tmp_path)
