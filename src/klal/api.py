@@ -13,6 +13,7 @@ from typing import Literal, TextIO
 
 import platformdirs
 
+from klal.disk import refuse_open_database
 from klal.errors import IncompleteError, ReadOnlyError, TransportError, UsageError
 from klal.file_station import FileStation
 from klal.mend import Healed, mend, store_at
@@ -245,6 +246,7 @@ def check_certificate_file(path: str | Path) -> Certificate:
     """
     path = Path(path)
     try:
+        refuse_open_database(str(path))
         with path.open("rb") as file:
             data = file.read(CERTIFICATE_SIZE_MAX + 1)
     except OSError as error:

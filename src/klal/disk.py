@@ -8,6 +8,7 @@ Nothing here follows a symbolic link in the last place of a path, waits for a pi
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -20,6 +21,23 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 class NotPlainError(OSError):
     """The path holds something else than a plain file."""
+
+
+class OpenDatabaseError(OSError):
+    """The path holds a database that may be open."""
+
+
+def refuse_open_database(path: str) -> None:
+    """Return if a file can be opened beside SQLite: POSIX drops a process's locks on a file when any descriptor closes.
+
+    Another program would then take itself for the last one, and remove the log that klal goes on writing to
+    (docs/decisions/0024). A database that is open in klal has its log beside it.
+
+    Raises:
+        OpenDatabaseError: It may be open.
+    """
+    if os.path.lexists(f"{os.path.realpath(path)}-wal"):
+        raise OpenDatabaseError(errno.EBUSY, "it is a database that may be open")
 
 
 def open_plain(path: str) -> tuple[int, int]:

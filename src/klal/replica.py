@@ -436,7 +436,7 @@ class Replica(Answers, Bundles):
     def _sync_one(
         self, remote: str, progress: OnProgress | None, byte_count_max: int | None, token: str, only_gave: list[str]
     ) -> Outcome:
-        if is_bundle(Path(remote)):
+        if not is_hub(remote) and is_bundle(Path(remote)):
             if byte_count_max is not None:
                 raise UsageError(f"{remote} is a bundle, and is taken without a limit")
             return self._take_bundle(remote, progress)

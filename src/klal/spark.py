@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from klal.disk import refuse_open_database
 from klal.errors import LinkError, StoreError, UsageError
 from klal.model.certificate import MAGIC, Certificate, check_certificate
 from klal.model.codec import HASH_SIZE
@@ -64,6 +65,7 @@ class Spark:
         """
         path = Path(path)
         try:
+            refuse_open_database(str(path))
             with path.open("rb") as file:
                 data = file.read(SPARK_SIZE_MAX + 1)
         except OSError as error:

@@ -56,8 +56,8 @@ class Found:
 def is_bundle(path: Path) -> bool:
     """True when there is a plain file that begins as a bundle does."""
     try:
-        descriptor, _ = disk.open_plain(str(path))
-    except OSError:
+        descriptor, _ = _open(path)
+    except (OSError, ValueError):  # ValueError: a path with a NUL.
         return False
     try:
         return disk.read_at(descriptor, 0, len(MAGIC)) == MAGIC
@@ -65,6 +65,11 @@ def is_bundle(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path) -> tuple[int, int]:
+    disk.refuse_open_database(str(path))
+    return disk.open_plain(str(path))
 
 
 class Bundle:
@@ -87,9 +92,9 @@ class Bundle:
         self._read_count = 0
         self._search_count = 0
         try:
-            self._descriptor, self.size = disk.open_plain(str(path))
-        except OSError as error:
-            raise UsageError(f"{path} cannot be opened: {error.strerror or error}") from error
+            self._descriptor, self.size = _open(path)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
         try:
             if self._read(0, len(MAGIC)) != MAGIC:
                 raise UsageError(f"{path} is no bundle of klal")
