@@ -1,29 +1,6 @@
 """Exit codes, shapes and sentences of the commands, in this process."""
 
-import json
-
 import pytest
-
-from klal.cli.app import run
-
-
-@pytest.fixture
-def klal(tmp_path, monkeypatch, capsys):
-    """Run a command line in a fresh folder; with --json what it printed is parsed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KLAL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def klal(*arguments, code=0):
-        found = run([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert found == code, printed
-        if "--json" in arguments:
-            assert printed.err == ""
-            return json.loads(printed.out)
-        return printed.out + printed.err
-
-    return klal
 
 
 @pytest.fixture

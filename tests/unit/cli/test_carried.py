@@ -1,25 +1,6 @@
 """klal bundle: exit codes, shapes and sentences."""
 
-import json
-
 import pytest
-
-from klal.cli.app import run
-
-
-@pytest.fixture
-def klal(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KLAL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def klal(*arguments, code=0):
-        found = run([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert found == code, printed
-        return json.loads(printed.out) if "--json" in arguments else printed.out + printed.err
-
-    return klal
 
 
 @pytest.fixture

@@ -1,31 +1,13 @@
 """`klal compact` at the command line: what it says while it waits, when it is refused, and when it is done."""
 
-import json
-
 import pytest
-
-from klal.cli.app import run
 
 OTHERS = ("ben", "cal")
 
 
 @pytest.fixture
-def klal(tmp_path, monkeypatch, capsys):
-    """Run a command line in a fresh folder; with --json what it printed is parsed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KLAL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def klal(*arguments, code=0):
-        found = run([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert found == code, printed
-        if "--json" in arguments:
-            assert printed.err == ""
-            return json.loads(printed.out)
-        return printed.out + printed.err
-
-    return klal
+def columns():
+    return 200
 
 
 def meet(klal, rounds=2):

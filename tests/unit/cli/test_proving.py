@@ -1,29 +1,6 @@
 """prove, verify and spark on the command line: what is written, what is said, and what is refused."""
 
-import json
-
 import pytest
-
-from klal.cli.app import run
-
-
-@pytest.fixture
-def klal(tmp_path, monkeypatch, capsys):
-    """Run a command line in a fresh folder; with --json what it printed is parsed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def klal(*arguments, home="home", code=0):
-        monkeypatch.setenv("KLAL_HOME", str(tmp_path / home))
-        found = run([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert found == code, printed
-        if "--json" in arguments:
-            assert printed.err == ""
-            return json.loads(printed.out)
-        return printed.out + printed.err
-
-    return klal
 
 
 @pytest.fixture

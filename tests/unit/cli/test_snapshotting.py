@@ -1,29 +1,11 @@
 """`klal snapshot` at the command line."""
 
-import json
-
 import pytest
-
-from klal.cli.app import run
 
 
 @pytest.fixture
-def klal(tmp_path, monkeypatch, capsys):
-    """Run a command line in a fresh folder; with --json what it printed is parsed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KLAL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def klal(*arguments, code=0):
-        found = run([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert found == code, printed
-        if "--json" in arguments:
-            assert printed.err == ""
-            return json.loads(printed.out)
-        return printed.out + printed.err
-
-    return klal
+def columns():
+    return 120
 
 
 def test_a_snapshot_is_made_said_given_and_forgotten(klal):
