@@ -123,7 +123,7 @@ def _temporary(path: str) -> tuple[int, str]:
     raise FileExistsError(f"no free temporary name beside {path}")
 
 
-def sync_folder(folder: str) -> None:
+def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Make new names in `folder` durable, where the system can."""
     # Windows cannot open a directory, and some network file systems cannot sync one.
     with suppress(OSError):

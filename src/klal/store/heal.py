@@ -29,6 +29,7 @@ from typing import Any
 
 import apsw
 
+from klal.disk import sync_folder
 from klal.errors import (
     BusyError,
     ConstraintError,
@@ -46,7 +47,7 @@ from klal.model.header import ACTS_TABLE
 from klal.store.behind import Finding, differences, objects_in, obstacle_to, rows_in
 from klal.store.checks import check_store
 from klal.store.file import create_file, hold, is_there, open_file, translated, unchecked
-from klal.store.home import Fence, Home, sync_folder
+from klal.store.home import Fence, Home
 from klal.store.local import put_aside
 from klal.store.salvage import LOST_HINT, FoundLog, FoundSlice, Salvage
 from klal.store.sql import Connection

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from klal.disk import sync_folder
 from klal.errors import StoreError
 from klal.model.keys import SigningKey
 
@@ -147,14 +147,3 @@ def _write(path: Path, stored: dict[str, object]) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in `folder` durable, where the system can."""
-    # Some systems cannot open a folder; there the rename alone must do.
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

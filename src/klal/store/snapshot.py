@@ -26,6 +26,7 @@ import apsw.ext
 import msgspec
 import zstandard
 
+from klal.disk import sync_folder
 from klal.errors import IncompleteError, LinkError, MalformedError, RefusedError, StoreError, UsageError
 from klal.model.certificate import Certificate, check_certificate
 from klal.model.codec import pack, tree_leaf, unpack
@@ -43,7 +44,6 @@ from klal.model.snapshot import (
 from klal.rules.schema import standing_acts
 from klal.store.catalog import Catalog
 from klal.store.file import allow_klal_id, create_file, translated
-from klal.store.home import sync_folder
 from klal.store.layout import quote
 from klal.store.proofs import certified, tables_at
 from klal.store.roots import root_columns, rows_in_order, rows_root

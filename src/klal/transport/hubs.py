@@ -14,6 +14,7 @@ from klal.reports import Standing
 from klal.store.door import own_join
 from klal.store.store import Store
 from klal.sync.wire import Wire
+from klal.transport.link import first_done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,14 +94,7 @@ class Hubs:
 
 async def _first(works: Sequence[Coroutine[Any, Any, object]]) -> None:
     """Do several things until one of them is done or fails, and end the others."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
+    for task in await first_done(works):
         task.result()
 
 

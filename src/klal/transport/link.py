@@ -11,8 +11,8 @@ Source:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from klal.desk import Delivery, Port
 from klal.errors import KlalError, RefusedError, StoreError, TransportError
@@ -119,13 +119,9 @@ class Link:
             await self._socket.close(RESTART, "")
             return ClosedError(RESTART, "")
         self._news.set()
-        tasks = [asyncio.create_task(self._read(self.port)), asyncio.create_task(self._write(self.port))]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done = await first_done((self._read(self.port), self._write(self.port)))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             self._space.leave(self.port)
         error = next(iter(done)).exception()
         assert error is not None, "neither of them returns"
@@ -237,3 +233,15 @@ def error_of(closed: ClosedError, url: str) -> KlalError:
     return TransportError(
         f"the connection to {url} was lost{reason}" if meaning is None else f"{url} {meaning}{reason}"
     )
+
+
+async def first_done(works: Sequence[Coroutine[Any, Any, object]]) -> set[asyncio.Task[object]]:
+    """Do several things until one of them is done or fails, end the others, and return what was done."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return done
