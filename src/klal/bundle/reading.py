@@ -93,6 +93,8 @@ class Bundle:
         self._search_count = 0
         try:
             self._descriptor, self.size = _open(path)
+        except disk.OpenDatabaseError as error:
+            raise UsageError(f"{path} is no bundle of klal: {error.strerror}") from error
         except (OSError, ValueError) as error:
             raise UsageError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
         try:
